@@ -6,13 +6,13 @@ time to the first token of a late turn.
     python benchmarks/agent.py --model FOLDER           # first tokens of a real model
     python benchmarks/agent.py --peers ENV/bin/python   # ENV has smolagents, qwen-agent, ipykernel
 
-All run in one call on one machine, with a model that gives the calls that a script tells it, and a
-tool that returns a few words. Steps are CPU milliseconds of the process, so load beside it matters
-little. Ours writes and hashes every event to disk; the others keep their steps in memory. A cell
-and a session's start are wall time. For first tokens the engine draws one token of each turn
-(prefix cache on), and the turn is then a scripted call of the same length each time, so that every
-turn brings the same number of new tokens. The last lines are JSON: name, ours, theirs, ratio
-(ours / theirs).
+All run in one call on one machine, with a model that gives the calls that a script tells it, and
+a tool that returns a few words. Steps are CPU milliseconds of the process, so load beside it
+matters little. A step is the mean of a run, and of five runs the median. Ours writes and hashes
+every event to disk; the others keep their steps in memory. A cell and a session's start are wall
+time. For first tokens the engine draws one token of each turn (prefix cache on), and the turn is
+then a scripted call of the same length each time, so that every turn brings the same number of
+new tokens. The last lines are JSON: name, ours, theirs, ratio (ours / theirs).
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ from qwq.types import ParsedResponse, StopReason, ToolCall, Turn
 
 PEERS = Path(__file__).with_name("agent_peers.py")
 RESULT = "value "
+RUNS = 5  # of which a step's figure is the median, as in agent_peers.py
 
 
 class Look(Toolset):
@@ -206,7 +207,10 @@ def ours() -> dict[str, float]:
         return call("look", key=f"a{number}")
 
     steps_ms([Look(10)], look, 10)  # imports and threads
-    figures = {f"step, {n} steps": statistics.mean(steps_ms([Look(10)], look, n)) for n in (10, 18, 40)}
+    figures = {
+        f"step, {n} steps": statistics.median(statistics.mean(steps_ms([Look(10)], look, n)) for _ in range(RUNS))
+        for n in (10, 18, 40)
+    }
     long = steps_ms([Look(5000)], look, 210)
     figures["step 200 / step 10, results of 5 kB"] = statistics.median(long[185:205]) / statistics.median(long[5:15])
     cells = steps_ms(make_toolsets(["python"]), lambda n: call("python", code=f"x = {n}"), 40)
