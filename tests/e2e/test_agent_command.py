@@ -4,7 +4,9 @@ resumed, replayed, traced, applied.
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,9 @@ from fake_endpoint import FakeEndpoint
 from little import make_model
 
 from qwq.agent.events import read_events
-from qwq.cli import run
-from qwq.errors import UsageError
+from qwq.cli import main, run
+from qwq.endpoint.openai_client import GO_ON, EndpointClient
+from qwq.errors import InfraError, UsageError
 
 SALES = b"month,sum\n1,20\n2,35\n3,5\n"
 
@@ -43,6 +46,19 @@ STORY = (
     python("total = sum(int(r['sum']) for r in rows)\nopen('total.txt', 'w').write(str(total))\ntotal"),
     "The sum is 60.",
 )
+
+
+def broken_after(turns: int) -> Any:
+    """`EndpointClient._read` of a server whose connection breaks after so many answers."""
+    left, read = [turns], EndpointClient._read
+
+    def broken(self: EndpointClient, *given: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise InfraError(f"no whole answer; {GO_ON}")
+        return read(self, *given)
+
+    return broken
 
 
 def agent(server: FakeEndpoint, tmp_path: Path, *more: str) -> int:
@@ -164,6 +180,117 @@ def test_what_cannot_be_run_is_said_in_one_line(told: Path, tmp_path: Path) -> N
                 run(["agent", "run", "--endpoint", server.url, "a", *(["b"] if words == ("more",) else []), *words,
                      "--out", str(tmp_path / "new")])  # fmt: skip
         assert not (tmp_path / "new").exists() and server.asked == []
+
+
+@pytest.mark.parametrize(
+    ("pairs", "problem"),
+    [
+        (["model_calls=nan"], "model_calls=nan: give a whole number above 0"),
+        (["tokens=inf"], "tokens=inf: give a whole number above 0"),
+        (["seconds=nan"], "seconds=nan: give a number above 0"),
+        (["seconds=1e999"], "seconds=1e999: give a number above 0"),
+        (["python=inf"], "python=inf: give a whole number above 0"),
+        (["model_calls=3", "model_calls=4"], "model_calls has a budget already"),
+        (["python=3,python=3"], "python has a budget already"),
+    ],
+)
+def test_a_budget_that_is_no_number_of_things(pairs: list[str], problem: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=problem):
+        run(["agent", "run", "--endpoint", "http://127.0.0.1:9", "a", "--out", str(tmp_path / "run"),
+             "--budget", *pairs])  # fmt: skip
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_endpoint_that_is_empty_is_named() -> None:
+    """As an unset variable of the shell leaves it."""
+    for words in (["What?"], ["m", "What?"]):
+        with pytest.raises(UsageError, match="--endpoint : give a URL"):
+            run(["agent", "run", "--endpoint", "", *words])
+
+
+def test_half_a_surrogate_pair_in_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server may write half of a pair, which UTF-8 has no bytes for."""
+    with FakeEndpoint(script(python("'\ud800'"), "It is half: \ud83d.")) as server:
+        out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+        monkeypatch.setattr(sys, "stdout", out)
+        words = ["agent", "run", "--endpoint", server.url, "What?", "--out", str(tmp_path / "run")]
+        monkeypatch.setattr(sys, "argv", ["qwq", *words])
+        assert main() == 0
+        out.flush()
+    assert out.buffer.getvalue() == b"It is half: \\ud83d.\n"  # type: ignore[attr-defined]
+    answer = json.loads((tmp_path / "run" / "answer.json").read_text(encoding="utf-8"))
+    assert answer["answer"] == "It is half: \ud83d." == read_events(tmp_path / "run")[-1]["answer"]
+    assert "It is half: ?." in (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
+    assert main(["agent", "trace", str(tmp_path / "run"), "--otel", str(tmp_path / "spans.json"), "--content"]) == 0
+    assert "It is half: \\ud83d." in (tmp_path / "spans.json").read_text(encoding="utf-8")
+
+
+def test_a_server_that_goes_away_in_the_middle(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run's folder says so, and the line names the command that continues it."""
+    with FakeEndpoint(script(STORY[0])) as server:
+        monkeypatch.setattr(EndpointClient, "_read", broken_after(1))
+        assert agent(server, tmp_path) == 70
+    out = tmp_path / "run"
+    answer = json.loads((out / "answer.json").read_text(encoding="utf-8"))
+    assert (answer["stop_reason"], answer["model_calls"], answer["tool_calls"]) == ("abort", 1, 1)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("stopped: ") and said.endswith(f"`qwq agent resume {out}` continues it")
+    assert "same command" not in said and "same command" not in answer["failure"]
+    monkeypatch.undo()
+    with FakeEndpoint(script(*STORY)) as server:
+        assert run(["agent", "resume", str(out), "--endpoint", server.url]) == 0
+    assert json.loads((out / "answer.json").read_text(encoding="utf-8"))["failure"] == ""
+
+
+def test_inputs_are_those_that_the_run_was_given(
+    told: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another file below inputs/ changes nothing; one that is gone or cut is named."""
+    path = told / "inputs" / "sales.csv"
+    (told / "inputs" / "stray.csv").write_bytes(b"a\n1\n")
+    assert run(["agent", "replay", str(told)]) == 0
+    path.write_bytes(SALES[:-1])
+    with pytest.raises(UsageError, match=r"sales.csv is of 23 bytes, the run was given 24 bytes: put it back"):
+        run(["agent", "replay", str(told)])
+    path.unlink()
+    with pytest.raises(UsageError, match=r"sales.csv is absent, the run was given 24 bytes"):
+        run(["agent", "replay", str(told)])
+
+
+def test_data_that_cannot_go_in(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for path in (tmp_path / "a.csv", tmp_path / "sub" / "a.csv", tmp_path / "two\nlines.csv", tmp_path / "c\\d.csv"):
+        path.write_bytes(SALES)
+    with (tmp_path / "large.csv").open("wb") as file:
+        file.truncate(1 << 40)  # more than there is memory: its size is looked at before it is read
+    out = tmp_path / "run"
+    with FakeEndpoint(script("Done.")) as server:
+        words = ["agent", "run", "--endpoint", server.url, "What?", "--out", str(out)]
+        for names, problem in {
+            ("sub",): "sub is a folder: give its files, or --workspace",
+            ("a.csv", "sub/a.csv"): "two files named a.csv",
+            ("two\nlines.csv",): "signs that can be printed",
+            ("c\\d.csv",): "without .. and backslashes",
+            ("large.csv",): r"take 1048576.0 MB, the workspace holds 64 MB: .*--box-mb",
+        }.items():
+            with pytest.raises(UsageError, match=problem):
+                run([*words, "--data", *(str(tmp_path / name) for name in names)])
+        with pytest.raises(UsageError, match="--thinking-budget is -1: give 0 or more"):
+            run([*words, "--thinking-budget", "-1"])
+        assert not out.exists() and not server.asked
+        assert run([*words, "--data", str(tmp_path / "a.csv"), str(tmp_path / "a.csv")]) == 0  # one file, named twice
+    assert read_events(out)[0]["files"] == {"a.csv": len(SALES)}
+
+
+def test_what_a_terminal_would_obey_is_a_mark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    story = (calls(("py\n\x1b[2Jthon", {})), "Done.")
+    with FakeEndpoint(script(*story)) as server:
+        assert agent(server, tmp_path) == 0
+    said = capsys.readouterr().err
+    assert "call-1: py \ufffd[2Jthon()" in said and "\x1b" not in said
+    assert run(["agent", "show", str(tmp_path / "run")]) == 0 and "\x1b" not in capsys.readouterr().out
 
 
 def test_a_model_in_this_process(tmp_path: Path) -> None:

@@ -26,15 +26,18 @@ from qwq.agent.run import (
     run_agent,
     write_answer,
 )
+from qwq.agent.show import one_line
+from qwq.endpoint.openai_client import GO_ON
 from qwq.engine.options import MODEL_DEFAULTS, ModelOptions
 from qwq.engine.sampler import SamplingParams
 from qwq.envs.toolbox import Toolbox, make_toolsets, workspace_for
-from qwq.envs.workspace import read_files, read_folder
-from qwq.errors import ConfigError, UsageError
+from qwq.envs.workspace import check_size, read_files, read_folder
+from qwq.errors import ConfigError, InfraError, UsageError
 from qwq.rollout.policies.endpoint import EndpointPolicy
 from qwq.rollout.policies.local import open_policy
 from qwq.rollout.policy import Policy
 from qwq.sandbox import SessionLimits
+from qwq.types import StopReason
 
 RUNS = Path("runs/agent")
 BOX_MB = SessionLimits().box_mb
@@ -73,6 +76,8 @@ def start(request: AgentRequest) -> tuple[AgentOutcome, Path]:
         raise ConfigError(f"{out} holds a run: `qwq agent resume {out}` continues it, or give another --out")
     if not request.task.strip():
         raise ConfigError("the task is empty: say what is to be done")
+    if request.thinking_budget is not None and request.thinking_budget < 0:
+        raise ConfigError(f"--thinking-budget is {request.thinking_budget}: give 0 or more tokens, or leave it out")
     approvals = read_approvals(request.policy) if request.policy else NO_RULES
     limits = read_limits(request.budget)
     files = _files(request)
@@ -133,8 +138,28 @@ def _play(
             policy, task, toolbox=toolbox, out=out, limits=limits, approvals=approvals, settings=settings,
             check=correction, watcher=Watcher(show_event), log=log,
         )  # fmt: skip
+    except InfraError as error:
+        if not (out / EVENTS).is_file() or not (events := read_events(out)):
+            raise
+        outcome = _broken_off(events, str(error).removesuffix(f"; {GO_ON}"))
+        write_answer(AgentFolder(out), outcome)
+        return outcome
     finally:
         policy.close()
+
+
+def _broken_off(events: Sequence[Event], failure: str) -> AgentOutcome:
+    """How far a run came whose server or machinery failed; it can resume."""
+    turns = [event for event in events if event["event"] == EventKind.MODEL_TURN]
+    return AgentOutcome(
+        "",
+        StopReason.ABORT,
+        model_calls=len(turns),
+        tool_calls=sum(event["event"] == EventKind.CALL for event in events),
+        tokens=sum(turn["tokens"] for turn in turns),
+        seconds=events[-1]["s"],
+        failure=failure,
+    )
 
 
 def settings_of(first: Event) -> AgentSettings:
@@ -155,7 +180,7 @@ def policy_of(first: Event, *, endpoint: str | None = None, engine: ModelOptions
 def toolbox_of(first: Event, out: Path) -> Toolbox:
     """The toolbox of a run's first event, on a fresh workspace with the run's files."""
     mcp = Path(first["mcp"]) if first["mcp"] else None
-    files, hosts = AgentFolder(out).read_inputs(), first["allow_hosts"]
+    files, hosts = AgentFolder(out).read_inputs(first["files"]), first["allow_hosts"]
     return make_toolbox(first["toolsets"], files, first["box_mb"], mcp=mcp, allow_hosts=hosts)
 
 
@@ -198,13 +223,16 @@ def _policy(model: str, endpoint: str | None, params: SamplingParams, engine: Mo
 
 def _files(request: AgentRequest) -> dict[str, bytes]:
     """The files of --workspace and --data by their names in the workspace."""
-    files: dict[str, bytes] = {}
-    if request.workspace is not None:
-        limits = replace(SessionLimits(), box_mb=request.box_mb)
-        files |= read_folder(request.workspace, limits)
-    for path in request.data:
-        if path.name in files:
+    limits = replace(SessionLimits(), box_mb=request.box_mb)
+    files = read_folder(request.workspace, limits) if request.workspace is not None else {}
+    sizes = {name: len(data) for name, data in files.items()}
+    for path in dict.fromkeys(request.data):
+        if path.is_dir():
+            raise UsageError(f"--data {path} is a folder: give its files, or --workspace {path}")
+        if path.name in sizes:
             raise UsageError(f"two files named {path.name} go into the workspace: rename {path}")
+        sizes[path.name] = path.stat().st_size if path.is_file() else 0
+        check_size(sizes, limits)  # before it is read
         files |= read_files({path.name: str(path)})
     return files
 
@@ -236,20 +264,20 @@ def show_event(event: Event) -> None:
 
 
 def _first_line(text: str, limit: int = 100) -> str:
-    line = " ".join(text.split())
+    line = one_line(text)
     return line if len(line) <= limit else f"{line[:limit]} ..."
 
 
 def _call_line(event: Event) -> str:
     what = event.get("malformed") or ", ".join(f"{k}={v!r}" for k, v in event["arguments"].items())
-    return f"{event['id']}: {event['tool'] or 'malformed'}({_first_line(str(what))})"
+    return f"{event['id']}: {_first_line(event['tool']) or 'malformed'}({_first_line(str(what))})"
 
 
 _LINES: dict[str, Callable[[Event], str]] = {
     EventKind.CALL: _call_line,
     EventKind.RESULT: lambda e: f"{e['id']}: {e['kind']}: {_first_line(e['text'])}",
     EventKind.APPROVAL: lambda e: f"{e['id']}: {e['decision']} {e.get('reason', '')}".rstrip(),
-    EventKind.BUDGET: lambda e: f"note: {e['text']}",
+    EventKind.BUDGET: lambda e: f"note: {one_line(e['text'])}",
     EventKind.CHECK: lambda e: f"check: {_first_line(e['text'])}",
     EventKind.COMPACTION: lambda e: f"context: {_first_line(e['text'])}",
 }
@@ -263,7 +291,7 @@ def summary(outcome: AgentOutcome, out: Path) -> str:
         words = f"qwq agent resume {out} --approve {outcome.waiting[0]}"
         lines.append(f"waiting for a decision: {', '.join(outcome.waiting)}; `{words}` or --deny runs on")
     if outcome.failure:
-        lines.append(f"stopped: {outcome.failure}; `qwq agent resume {out}` continues it")
+        lines.append(f"stopped: {one_line(outcome.failure)}; `qwq agent resume {out}` continues it")
     if outcome.unsupported:
         lines.append(
             f"{outcome.unsupported} numbers or claims of the report are supported by no executed call: see report.html"

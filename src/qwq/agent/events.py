@@ -113,7 +113,7 @@ def _read(folder: Path) -> tuple[list[Event], str]:
         try:
             event = json.loads(line)
             chained, kind = event["prev"] == last and event["n"] == number, EventKind(event["event"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise DataError(f"{where}: no event of an agent's run: put the file back from a copy") from None
         if not chained:
             raise DataError(f"{where}: not the line that followed the one before: put the file back from a copy")

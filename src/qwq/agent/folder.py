@@ -10,6 +10,8 @@ from typing import Any
 from qwq.agent.events import sha256
 from qwq.common.files import write_atomic
 from qwq.envs.toolbox import Artefact
+from qwq.envs.workspace import is_safe
+from qwq.errors import DataError
 
 FILES_BELOW = "\n\nFiles in the workspace:"  # begins the list of files that a run adds to its task
 
@@ -50,10 +52,19 @@ class AgentFolder:
     def keep_inputs(self, files: Mapping[str, bytes]) -> None:
         _write_all(self.inputs, files)
 
-    def read_inputs(self) -> dict[str, bytes]:
-        """What `keep_inputs` wrote."""
-        top = self.inputs
-        return {p.relative_to(top).as_posix(): p.read_bytes() for p in sorted(top.rglob("*")) if p.is_file()}
+    def read_inputs(self, sizes: Mapping[str, int]) -> dict[str, bytes]:
+        """What `keep_inputs` wrote, by the sizes of the first event: nothing else that lies there.
+        DataError where a file is absent or not of its size.
+        """
+        return {name: self._input(name, size) for name, size in sizes.items()}
+
+    def _input(self, name: str, size: int) -> bytes:
+        path = self.inputs / name
+        data = path.read_bytes() if is_safe(name) and path.is_file() and not path.is_symlink() else None
+        if data is None or len(data) != size:
+            found = "absent" if data is None else f"of {len(data):,} bytes"
+            raise DataError(f"{path} is {found}, the run was given {size:,} bytes: put it back from a copy")
+        return data
 
     def keep_workspace(self, files: Mapping[str, bytes]) -> None:
         _write_all(self.workspace, files)

@@ -25,7 +25,8 @@ FINISH_REASONS = {"end": "stop", "length": "length", "context": "length"}
 def write_trace(out: Path, path: Path, *, content: bool = False) -> int:
     """Write the spans of the run in `out`; returns how many. `content`: with what was said."""
     spans = spans_of(read_events(out), content=content)
-    write_atomic(path, json.dumps(resource_spans(spans), ensure_ascii=False, indent=1) + "\n")
+    text = json.dumps(resource_spans(spans), ensure_ascii=False, indent=1) + "\n"
+    write_atomic(path, text.encode(errors="backslashreplace"))  # half a surrogate pair as JSON escapes it
     return len(spans)
 
 

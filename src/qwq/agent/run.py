@@ -12,6 +12,7 @@ decided what a call waits for (`decide_calls`).
 from __future__ import annotations
 
 import json
+import math
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -81,8 +82,10 @@ def read_limits(pairs: Sequence[str]) -> AgentLimits:
         except ValueError:
             raise ConfigError(f"--budget {pair}: write NAME=NUMBER, such as model_calls=8") from None
         whole = name != "seconds"
-        if not equals or value <= 0 or (whole and value != int(value)):
+        if not equals or not 0 < value < math.inf or (whole and value != int(value)):
             raise ConfigError(f"--budget {pair}: give {'a whole number' if whole else 'a number'} above 0")
+        if name in chosen or name in per_tool:
+            raise ConfigError(f"--budget {pair}: {name} has a budget already: give each one once")
         if name in BUDGETS:
             chosen[name] = int(value) if whole else value
         else:
@@ -208,7 +211,8 @@ def episodes(
 
 
 def write_answer(folder: AgentFolder, outcome: AgentOutcome) -> None:
-    write_atomic(folder.answer, json.dumps(outcome.to_dict(), ensure_ascii=False, indent=1) + "\n")
+    text = json.dumps(outcome.to_dict(), ensure_ascii=False, indent=1) + "\n"
+    write_atomic(folder.answer, text.encode(errors="backslashreplace"))  # half a surrogate pair as JSON escapes it
 
 
 def _setup(

@@ -34,7 +34,7 @@ def _body(event: Event) -> list[str]:
             return [counts, *thought, *([_cut(event["answer"])] if event["answer"] else [])]
         case EventKind.CALL:
             what = event.get("malformed", json.dumps(event.get("arguments"), ensure_ascii=False))
-            return [f"{event['id']} {event['tool'] or 'malformed'} {_cut(what)}"]
+            return [f"{event['id']} {one_line(event['tool']) or 'malformed'} {_cut(what)}"]
         case EventKind.RESULT:
             made = ", ".join(a["name"] for a in event["artefacts"])
             files = [f"artefacts: {made}"] if made else []
@@ -42,7 +42,7 @@ def _body(event: Event) -> list[str]:
         case EventKind.APPROVAL:
             return [f"{event['id']} {event['decision']}: {event.get('reason', '')}"]
         case EventKind.TOOL_STARTED:
-            return [f"{event['id']} {event['tool']} (effect {event['effect']})"]
+            return [f"{event['id']} {one_line(event['tool'])} (effect {event['effect']})"]
         case EventKind.FINISH:
             return [event["stop_reason"], _cut(event["answer"])]
         case EventKind.RESUME:
@@ -50,8 +50,13 @@ def _body(event: Event) -> list[str]:
     return [_cut(event.get("text", ""))]
 
 
+def one_line(text: str) -> str:
+    """`text` on one line of a terminal: what would move its cursor or colour it is a mark."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
+
+
 def _cut(text: str) -> str:
-    line = " ".join(text.split())
+    line = one_line(text)
     return line if len(line) <= WIDTH else f"{line[:WIDTH]} ... ({len(text):,} characters)"
 
 

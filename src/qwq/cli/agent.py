@@ -60,7 +60,7 @@ def words_of(words: tuple[str, ...], flags: AgentFlags) -> tuple[tuple[str, ...]
     """The words, files and budgets of a command line. An option that takes several values also
     swallows a task that follows it: what is no file, or no NAME=NUMBER, is a word.
     """
-    whole = len(words) >= (1 if flags.endpoint else 2)
+    whole = len(words) >= (1 if flags.endpoint is not None else 2)
     files = tuple(name for name in flags.data if whole or Path(name).exists())
     pairs = tuple(pair for pair in flags.budget if whole or "=" in pair)
     swallowed = [name for name in flags.data if name not in files] + [b for b in flags.budget if b not in pairs]
@@ -87,7 +87,7 @@ def agent_run(*words: str, flags: AgentFlags = AgentFlags(), engine: ModelOption
     from qwq.pipeline.resolve import model_folder
 
     words, data, budget = words_of(words, flags)
-    if len(words) not in ((1, 2) if flags.endpoint else (2,)):
+    if len(words) not in ((1, 2) if flags.endpoint is not None else (2,)):
         form = 'qwq agent run MODEL "task"' if flags.endpoint is None else 'qwq agent run --endpoint URL "task"'
         raise UsageError(f"{len(words)} arguments, write {form}")
     model = words[0] if len(words) == 2 else ""
@@ -97,11 +97,11 @@ def agent_run(*words: str, flags: AgentFlags = AgentFlags(), engine: ModelOption
         max_new_tokens=flags.max_new_tokens,
         temperature=flags.temperature,
         top_p=flags.top_p,
-        top_k=flags.top_k if flags.top_k is not None else 0 if flags.endpoint else default.top_k,
+        top_k=flags.top_k if flags.top_k is not None else 0 if flags.endpoint is not None else default.top_k,
     )
     request = AgentRequest(
         words[-1],
-        model=model if flags.endpoint else model_folder(model),
+        model=model if flags.endpoint is not None else model_folder(model),
         endpoint=flags.endpoint,
         tools=tuple(name.strip() for name in flags.tools.split(",") if name.strip()),
         data=tuple(map(Path, data)),

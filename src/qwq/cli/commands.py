@@ -12,6 +12,7 @@ user.
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shlex
@@ -428,6 +429,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if argv is not None:
         return _status(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # half a surrogate pair, or a sign that the locale lacks
     try:
         status = _status(sys.argv[1:])
     except Exception:

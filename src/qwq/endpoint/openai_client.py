@@ -43,7 +43,7 @@ OPENS_THINKING = re.compile(r"qwq-32b|-thinking-2507", re.IGNORECASE)
 REPAIRS = {
     "top_k": "--top-k 0 leaves top_k out",
     "thinking_token_budget": "the server has no thinking budget: leave --thinking-budget out",
-    "tool choice requires": "start the server so, or give --tool-format prompt",
+    "tool choice requires": "start the server so; `qwq eval --tool-format prompt` asks without it",
 }
 
 
@@ -113,8 +113,8 @@ class EndpointClient:
         if answer.status_code in (401, 403):
             raise self._locked(answer.status_code)
         try:
-            entries = {e["id"]: e for e in answer.json()["data"]}
-        except (ValueError, KeyError, TypeError):
+            entries = {e["id"]: e for e in answer.json()["data"] if e["id"] and isinstance(e["id"], str)}
+        except (ValueError, KeyError, TypeError, RecursionError):
             self.model = self.model or UNNAMED
             return  # not every server has the list
         self.model = self.model or next(iter(entries), UNNAMED)
@@ -186,10 +186,15 @@ class EndpointClient:
                 reason, away = f"{type(error).__name__}: {error}", True
                 continue
             away, status, text = False, answer.status_code, answer.text
-            reason = f"status {status}: {' '.join(text.split())[:200]}"
+            reason = f"status {status}: {_shown(text)}"
             if status in (408, 425, 429) or status >= 500:
                 asked_to_wait = _retry_after(answer)
                 continue
+            if 300 <= status < 400:
+                place = answer.headers.get("Location", "nowhere")
+                raise ConfigError(
+                    f"{self.url} sends on to {place[:200]} (status {status}): give the server's own address"
+                )
             if status >= 400:
                 return self._refusal(status, text, body)
             try:
@@ -206,10 +211,10 @@ class EndpointClient:
     def _read(self, answer: httpx2.Response, text: str, request: EndpointRequest) -> Turn:
         try:
             data = answer.json()
-        except ValueError:
-            raise RequestFailed(f"an answer that is not JSON: {text[:200]}") from None
+        except (ValueError, RecursionError):
+            raise RequestFailed(f"an answer that is not JSON: {_shown(text)}") from None
         if not isinstance(data, dict) or not data.get("choices"):
-            raise RequestFailed(f"an answer without choices: {text[:200]}")
+            raise RequestFailed(f"an answer without choices: {_shown(text)}")
         opens = self.opens_thinking
         if opens is None and request.thinking_budget != 0 and OPENS_THINKING.search(self.model):
             opens = True
@@ -276,6 +281,11 @@ def for_api(messages: Sequence[Mapping[str, Any]], thinking: str = "") -> list[d
             new["tool_call_id"] = waiting.popleft()
         out.append(new)
     return out
+
+
+def _shown(text: str) -> str:
+    """The beginning of a body, on one line."""
+    return " ".join(text.split())[:200] or "it is empty"
 
 
 def _smaller(limits: RequestLimits, limit: int) -> int | None:

@@ -54,11 +54,11 @@ def read_completion(
     RequestFailed where the body is of another shape, or does not say how the answer ended.
     """
     try:
-        choice, usage = data["choices"][0], data.get("usage") or {}
+        choice, usage = data["choices"][0], _object(data, "usage")
         stop = _stop(choice)
         parsed = _parts(choice.get("message") or {}, stop, tools, opens_thinking)
-        tokens = int(usage.get("completion_tokens") or 0)
-        counted = int((usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0)
+        tokens = _count(usage, "completion_tokens")
+        counted = min(tokens, _count(_object(usage, "completion_tokens_details"), "reasoning_tokens"))
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise RequestFailed(f"an answer that is not of OpenAI's shape ({error!r}): {str(data)[:200]}") from None
     thinking = parsed.thinking or ""
@@ -78,15 +78,37 @@ def read_completion(
 
 def thinking_field(data: Mapping[str, Any]) -> str:
     """The field in which a completion gives its thoughts apart; "" where it does not."""
-    message = data["choices"][0].get("message") or {}
-    return next((name for name in ("reasoning_content", "reasoning") if _text(message.get(name))[0].strip()), "")
+    return _thoughts_apart(data["choices"][0].get("message") or {})[0]
+
+
+def _thoughts_apart(message: Mapping[str, Any]) -> tuple[str, str]:
+    """(field, text) of the thoughts that a message gives apart, ("", "") where it gives none. A
+    field of another shape is an addition of that server, no thought.
+    """
+    for name in ("reasoning_content", "reasoning"):
+        if isinstance(message.get(name), str | list) and (text := _text(message[name])[0]).strip():
+            return name, text
+    return "", ""
+
+
+def _object(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = data.get(name)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _count(counts: Mapping[str, Any], name: str) -> int:
+    """What a server has counted; 0 where it states no such number, which costs no answer."""
+    try:
+        return max(0, int(counts.get(name) or 0))
+    except (TypeError, ValueError, OverflowError):
+        return 0
 
 
 def _parts(
     message: Mapping[str, Any], stop: StopReason, tools: Collection[str], opens_thinking: bool | None
 ) -> ParsedResponse:
     content, inner = _text(message.get("content"))
-    apart = _text(message.get("reasoning_content"))[0] or _text(message.get("reasoning"))[0] or inner
+    apart = _thoughts_apart(message)[1] or inner
     attempts = _calls(message)
     calls = tuple(c for c in attempts if isinstance(c, ToolCall))
     malformed = tuple(c for c in attempts if isinstance(c, str))

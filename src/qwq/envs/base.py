@@ -227,9 +227,20 @@ def _wrong_shape(data: Any) -> str:
     if not isinstance(data.get("name"), str) or not data["name"]:
         return "it names no tool under `name`"
     if not isinstance(data.get("arguments", {}), Mapping):
-        return "`arguments` is no JSON object"
+        return f"`arguments` is no JSON object{_broken(data['arguments'])}"
     unknown = [k for k in data if k not in ("name", "arguments", "id")]
     return f"it has the unknown key {unknown[0]!r}" if unknown else "it is no call"
+
+
+def _broken(arguments: Any) -> str:
+    """Where the JSON of arguments that are a text breaks; "" where it does not."""
+    try:
+        json.loads(arguments)
+    except RecursionError:
+        return ": its JSON is nested too deep"
+    except (TypeError, ValueError) as error:
+        return f": its JSON is broken: {error}" if isinstance(arguments, str) else ""
+    return ""
 
 
 # -- registry --------------------------------------------------------------------------------------

@@ -129,7 +129,10 @@ class Workspace:
         """Put files in before the next cell; `diff` counts from them."""
         for name in files:
             if not is_safe(name):
-                raise UsageError(f"{name!r} is no name of a workspace's file: give a relative path without ..")
+                raise UsageError(
+                    f"{name!r} is no name of a workspace's file: give a relative path of signs that can be printed, "
+                    "without .. and backslashes"
+                )
         with self._lock:
             seeds = {**self._seeds, **files}
             check_size({name: len(data) for name, data in seeds.items()}, self.limits)
@@ -248,7 +251,7 @@ def check_size(sizes: Mapping[str, int], limits: SessionLimits) -> None:
     if num_bytes > limits.box_mb << 20:
         raise UsageError(
             f"the files take {num_bytes / (1 << 20):.1f} MB, the workspace holds {limits.box_mb} MB: "
-            "leave some out, or give box_mb"
+            "leave some out, or raise it (box_mb, --box-mb)"
         )
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import httpx2
 import pytest
 from fake_endpoint import FakeEndpoint
 
@@ -76,6 +77,9 @@ def parts(message: dict[str, Any], finish: Any = "stop", extra: dict[str, Any] |
             ("x", "a", "end"),
         ),
         ({"content": []}, "stop", {}, ("", "", "end")),
+        # Fields of another shape are additions of that server.
+        ({"content": "a", "reasoning": {"effort": "low"}}, "stop", {}, ("", "a", "end")),
+        ({"content": "a", "reasoning_content": " ", "reasoning": "x"}, "stop", {}, ("x", "a", "end")),
     ],
 )
 def test_what_servers_say(message: dict[str, Any], finish: str, extra: dict[str, Any], expected: Any) -> None:
@@ -188,6 +192,25 @@ def test_thinking_tokens_are_counted_or_shared_by_characters() -> None:
     assert read_completion({"choices": [choice]}).num_tokens == 0
 
 
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        ({"completion_tokens": float("inf")}, (0, 0)),
+        ({"completion_tokens": float("nan")}, (0, 0)),
+        ({"completion_tokens": -5}, (0, 0)),
+        ({"completion_tokens": "9"}, (9, 0)),
+        ({"completion_tokens": [9]}, (0, 0)),
+        ([9], (0, 0)),
+        ({"completion_tokens": 9, "completion_tokens_details": [5]}, (9, 0)),
+        ({"completion_tokens": 9, "completion_tokens_details": {"reasoning_tokens": 99}}, (9, 9)),
+    ],
+)
+def test_a_count_that_is_none_costs_no_answer(usage: Any, expected: tuple[int, int]) -> None:
+    choice = {"message": {"content": "a"}, "finish_reason": "stop"}
+    turn = read_completion({"choices": [choice], "usage": usage})
+    assert turn.answer == "a" and (turn.num_tokens, turn.num_thinking) == expected
+
+
 # -- failures --------------------------------------------------------------------------------------
 
 
@@ -253,6 +276,49 @@ def test_a_refusal_that_names_no_length_is_a_failure(said: str) -> None:
 def test_what_the_user_can_mend_says_so(status: int, said: str, words: str) -> None:
     with FakeEndpoint(lambda body: (status, said)) as server, pytest.raises(ConfigError, match=words):
         ask(server, top_k=40, thinking_budget=5)
+
+
+def over(answer: httpx2.Response, model: str = "m") -> EndpointClient:
+    """A client whose server gives one answer to everything."""
+    client = EndpointClient("http://127.0.0.1:9/v1", model, patience=())
+    client._http = httpx2.Client(transport=httpx2.MockTransport(lambda _: answer))
+    return client
+
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (httpx2.Response(200, text=DEEP), "an answer that is not JSON: "),
+        (httpx2.Response(200, text='{"choices": ' + DEEP), "an answer that is not JSON: "),
+        (httpx2.Response(200, text="data: {}\n\ndata: [DONE]\n\n"), r"not JSON: data: \{\} data: \[DONE\]$"),
+        (httpx2.Response(204), "not JSON: it is empty"),
+    ],
+)
+def test_a_body_that_cannot_be_read_is_a_failure_of_one_line(answer: httpx2.Response, words: str) -> None:
+    client = over(answer)
+    client.patience = (0.0,) * 3
+    with contextlib.closing(client), pytest.raises(RequestFailed, match=words) as failure:
+        client.complete(request())
+    assert "\n" not in str(failure.value)
+
+
+def test_a_server_that_sends_on_is_named() -> None:
+    answer = httpx2.Response(302, headers={"Location": "https://example.org/v1"})
+    with (
+        contextlib.closing(over(answer)) as client,
+        pytest.raises(ConfigError, match=r"sends on to https://example.org/v1 \(status 302\)"),
+    ):
+        client.complete(request())
+
+
+@pytest.mark.parametrize("listed", ['{"data": [{"id": 5}]}', '{"data": [{"id": null}, {"id": ""}]}', DEEP, "[]"])
+def test_a_list_of_models_that_names_none(listed: str) -> None:
+    with contextlib.closing(over(httpx2.Response(200, text=listed), model="")) as client:
+        client.connect()
+        assert client.model == "default"
 
 
 def test_no_server_at_all() -> None:

@@ -180,6 +180,10 @@ def test_malformed_calls_are_answered_in_their_place(chat: ChatFormat, exact: bo
         ("[1]", "it is no JSON object; the tools are calculator"),
         ('{"arguments": {}}', "it names no tool under `name`"),
         ('{"name": "calculator", "arguments": 5}', "`arguments` is no JSON object; the schema of calculator"),
+        (
+            '{"name": "calculator", "arguments": "{\\"a\\": 1"}',
+            "`arguments` is no JSON object: its JSON is broken: Expecting ',' delimiter",
+        ),
         ('{"name": "calculator", "arguments": {}, "why": 1}', "it has the unknown key 'why'"),
         ("6*7", "its JSON is broken: Extra data"),
         ('{"name": "calc", "arguments": {', "its JSON is broken: Expecting property name"),

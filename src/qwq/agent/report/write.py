@@ -70,7 +70,7 @@ def write_report(run: Path) -> ReportOutcome:
     own = folder.workspace / REPORT
     text = own.read_text(encoding="utf-8", errors="replace") if own.is_file() else answer
     checked = check_text(text, events, steps)
-    write_atomic(folder.report, markdown(checked, steps, events) + "\n")
+    write_atomic(folder.report, f"{markdown(checked, steps, events)}\n".encode(errors="replace"))
     html = run / "report.html"
     write_atomic(html, page(checked, steps, events, run, answer if own.is_file() else "").encode(errors="replace"))
     return ReportOutcome(checked, folder.report, html)
