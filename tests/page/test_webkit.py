@@ -86,7 +86,7 @@ def eventually(driver: Any, holds: Any) -> Any:
 
 
 def wide(driver: Any, width: int) -> int:
-    """Make the page `width` pixels wide; its width then (MiniBrowser's own bar keeps it above 440)."""
+    """Make the page `width` pixels wide; its width then (MiniBrowser's bar keeps it above 440)."""
     frame = driver.get_window_size()["width"] - driver.execute_script("return innerWidth")
     driver.set_window_size(width + frame, 900)
     eventually(driver, lambda: width <= driver.execute_script("return innerWidth") <= max(width, 460))

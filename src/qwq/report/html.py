@@ -327,7 +327,8 @@ def _outcome_block(
         body.append(f'<tr><td>{text(name)}</td><td class="barred">{bar}</td>{cells}</tr>')
     return (
         f"<details{' open' if opened else ''}><summary>{text(title)}</summary><div><table "
-        f"class='small stack'><thead><tr><th>{named}</th><th>shares</th>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+        f"class='small stack'><thead><tr><th>{named}</th><th>shares</th>{head}</tr></thead>"
+        f"<tbody>{''.join(body)}</tbody></table>"
         "</div></details>"
     )
 
