@@ -15,9 +15,12 @@ from fake_endpoint import FakeEndpoint
 from little import make_model
 
 from qwq.agent.events import read_events
+from qwq.agent.run import run_agent
 from qwq.cli import main, run
 from qwq.endpoint.openai_client import GO_ON, EndpointClient
+from qwq.envs.toolbox import Toolbox
 from qwq.errors import InfraError, UsageError
+from qwq.rollout.policies.endpoint import EndpointPolicy
 
 SALES = b"month,sum\n1,20\n2,35\n3,5\n"
 
@@ -257,6 +260,19 @@ def test_inputs_are_those_that_the_run_was_given(
     path.unlink()
     with pytest.raises(UsageError, match=r"sales.csv is absent, the run was given 24 bytes"):
         run(["agent", "replay", str(told)])
+
+
+def test_a_run_that_was_begun_from_python_is_continued_there(tmp_path: Path) -> None:
+    """Its log names neither toolsets nor model."""
+    with FakeEndpoint(script("Done.")) as server:
+        policy = EndpointPolicy(server.url, "m")
+        run_agent(policy, "What?", toolbox=Toolbox([]), out=tmp_path / "run")
+        policy.close()
+    lines = (tmp_path / "run" / "events.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "run" / "events.jsonl").write_bytes(b"".join(lines[:-1]))  # killed before its end
+    for words in (["resume"], ["replay"], ["replay", "--model"]):
+        with pytest.raises(UsageError, match="continue a run of `run_agent` where it was begun"):
+            run(["agent", words[0], str(tmp_path / "run"), *words[1:]])
 
 
 def test_data_that_cannot_go_in(tmp_path: Path) -> None:

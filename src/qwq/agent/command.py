@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qwq.agent.approvals import NO_RULES, Approvals, approvals_of, read_approvals
-from qwq.agent.events import EVENTS, Event, EventKind, EventLog, read_events
+from qwq.agent.events import EVENTS, Event, EventKind, EventLog, read_run
 from qwq.agent.folder import FILES_BELOW, AgentFolder
 from qwq.agent.report import correction
 from qwq.agent.run import (
@@ -72,7 +72,7 @@ def start(request: AgentRequest) -> tuple[AgentOutcome, Path]:
     needs is read and checked before the first event.
     """
     out = request.out or RUNS / f"{time.strftime('%Y%m%d-%H%M%S')}-{_slug(request.task)}"
-    if (out / EVENTS).is_file() and read_events(out):
+    if (out / EVENTS).is_file() and read_run(out):
         raise ConfigError(f"{out} holds a run: `qwq agent resume {out}` continues it, or give another --out")
     if not request.task.strip():
         raise ConfigError("the task is empty: say what is to be done")
@@ -91,7 +91,6 @@ def start(request: AgentRequest) -> tuple[AgentOutcome, Path]:
         "allow_hosts": list(request.allow_hosts),
         "box_mb": request.box_mb,
         "workspace": str(request.workspace.resolve()) if request.workspace else None,
-        "files": {name: len(data) for name, data in files.items()},
         "engine": {"dtype": request.engine.dtype, "device": request.engine.device},
     }
     settings = AgentSettings(request.params, request.seed, request.thinking_budget, about=about, files=files)
@@ -106,7 +105,7 @@ def resume(
     """Resume the run in `out`, with a person's decisions on calls that wait. A run that has
     ended is not run again: its answer and its report are written where they are missing.
     """
-    events = read_events(out)
+    events = read_run(out)
     if not events:
         raise ConfigError(f"{out}: the run was stopped before its first event: start it again")
     outcome = finished(events)
@@ -116,7 +115,7 @@ def resume(
         outcome = report(outcome, AgentFolder(out))
         write_answer(AgentFolder(out), outcome)
         return outcome
-    first = events[0]
+    first = first_of(events, out)
     log = EventLog(out, heard=show_event)
     try:
         decide_calls(out, approved, denied or {}, log)
@@ -139,7 +138,7 @@ def _play(
             check=correction, watcher=Watcher(show_event), log=log,
         )  # fmt: skip
     except InfraError as error:
-        if not (out / EVENTS).is_file() or not (events := read_events(out)):
+        if not (out / EVENTS).is_file() or not (events := read_run(out)):
             raise
         outcome = _broken_off(events, str(error).removesuffix(f"; {GO_ON}"))
         write_answer(AgentFolder(out), outcome)
@@ -160,6 +159,19 @@ def _broken_off(events: Sequence[Event], failure: str) -> AgentOutcome:
         seconds=events[-1]["s"],
         failure=failure,
     )
+
+
+BEGUN_HERE = ("endpoint", "source", "toolsets", "mcp", "allow_hosts", "box_mb", "files", "engine")
+
+
+def first_of(events: Sequence[Event], out: Path, keys: Sequence[str] = BEGUN_HERE) -> Event:
+    """The first event of a run that the command or the page began. UsageError where it lacks one of
+    `keys`: what the tools and the model of a run begun from Python were is not in its log.
+    """
+    for key in keys:
+        if key not in events[0]:
+            raise UsageError(f"{out}: its log does not name {key!r}: continue a run of `run_agent` where it was begun")
+    return events[0]
 
 
 def settings_of(first: Event) -> AgentSettings:

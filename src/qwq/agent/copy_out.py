@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qwq.agent.events import EventKind, read_events, sha256
+from qwq.agent.events import EventKind, read_run, sha256
 from qwq.agent.folder import AgentFolder
 from qwq.common.files import write_atomic
 from qwq.envs.workspace import is_safe
@@ -28,7 +28,7 @@ def changes_of(out: Path) -> list[FileChange]:
     """What the run in `out` did to its files, by name. UsageError for a run that has not ended,
     DataError where a file is not what the log says.
     """
-    events, folder = read_events(out), AgentFolder(out)
+    events, folder = read_run(out), AgentFolder(out)
     if not events or events[-1]["event"] != EventKind.FINISH:
         raise UsageError(f"{out}: the run has not ended: `qwq agent resume {out}` continues it")
     files: dict[str, Any] = events[-1]["files"] or {"added": {}, "changed": {}, "removed": {}}

@@ -45,6 +45,22 @@ class EventKind(StrEnum):
     FINISH = "finish"
 
 
+# What readers of a log rely on, beside what each event has.
+_FIELDS: dict[EventKind, tuple[str, ...]] = {
+    EventKind.RUN: ("format", "task"),
+    EventKind.MODEL_TURN: ("turn", "text", "thinking", "answer", "calls", "stop_reason", "tokens", "seconds"),
+    EventKind.CALL: ("id", "tool"),
+    EventKind.APPROVAL: ("id", "decision"),
+    EventKind.TOOL_STARTED: ("id", "tool", "effect"),
+    EventKind.RESULT: ("id", "tool", "kind", "text", "artefacts", "seconds"),
+    EventKind.COMPACTION: ("shortened", "dropped", "text"),
+    EventKind.BUDGET: ("about", "last", "text"),
+    EventKind.CHECK: ("text",),
+    EventKind.RESUME: ("rebuilt", "changed"),
+    EventKind.FINISH: ("answer", "stop_reason", "files"),
+}
+
+
 class EventLog:
     """The log of one run, open for appending; one process at a time (ConfigError).
 
@@ -105,6 +121,14 @@ def read_events(folder: Path) -> list[Event]:
     return _read(folder)[0]
 
 
+def read_run(folder: Path) -> list[Event]:
+    """`read_events` of a whole run: none, or the event `run` and what followed."""
+    events = read_events(folder)
+    if events and events[0]["event"] != EventKind.RUN:
+        raise DataError(f"{folder / EVENTS}, line 1: no run begins so: put the file back from a copy")
+    return events
+
+
 def _read(folder: Path) -> tuple[list[Event], str]:
     events: list[Event] = []
     last = NO_LINE
@@ -113,12 +137,15 @@ def _read(folder: Path) -> tuple[list[Event], str]:
         try:
             event = json.loads(line)
             chained, kind = event["prev"] == last and event["n"] == number, EventKind(event["event"])
+            lacks = next((name for name in ("t", "s", *_FIELDS[kind]) if name not in event), None)
         except (ValueError, KeyError, TypeError, RecursionError):
             raise DataError(f"{where}: no event of an agent's run: put the file back from a copy") from None
         if not chained:
             raise DataError(f"{where}: not the line that followed the one before: put the file back from a copy")
         if kind is EventKind.RUN and event.get("format") != FORMAT:
             raise DataError(f"{where}: format {event.get('format')}, this qwq reads format {FORMAT}")
+        if lacks is not None:
+            raise DataError(f"{where}: the event {kind.value} lacks {lacks!r}: put the file back from a copy")
         events.append(event)
         last = sha256(line)
     return events, last

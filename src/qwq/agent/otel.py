@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qwq.agent.events import Event, EventKind, read_events
+from qwq.agent.events import Event, EventKind, read_run
 from qwq.common.files import write_atomic
 
 CONVENTIONS = "https://opentelemetry.io/schemas/1.37.0"
@@ -24,7 +24,7 @@ FINISH_REASONS = {"end": "stop", "length": "length", "context": "length"}
 
 def write_trace(out: Path, path: Path, *, content: bool = False) -> int:
     """Write the spans of the run in `out`; returns how many. `content`: with what was said."""
-    spans = spans_of(read_events(out), content=content)
+    spans = spans_of(read_run(out), content=content)
     text = json.dumps(resource_spans(spans), ensure_ascii=False, indent=1) + "\n"
     write_atomic(path, text.encode(errors="backslashreplace"))  # half a surrogate pair as JSON escapes it
     return len(spans)

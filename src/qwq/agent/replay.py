@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qwq.agent.command import make_toolbox
-from qwq.agent.events import Event, EventKind, read_events, sha256
+from qwq.agent.command import first_of, make_toolbox
+from qwq.agent.events import Event, EventKind, read_run, sha256
 from qwq.agent.folder import AgentFolder
 from qwq.agent.recorded import keep_earlier
 from qwq.envs.base import in_background
@@ -56,7 +56,7 @@ class ReplayOutcome:
 
 def replay(out: Path) -> ReplayOutcome:
     """Run every jailed call of the run in `out` again. DataError for a log that is damaged."""
-    events = read_events(out)
+    events = read_run(out)
     if not events:
         raise DataError(f"{out}: the run was stopped before its first event: there is nothing to replay")
     calls = {e["id"]: e for e in events if e["event"] == EventKind.CALL}
@@ -83,7 +83,7 @@ def _difference(recorded: CallOutput, now: CallOutput) -> tuple[str, str]:
 def _run(
     out: Path, events: Sequence[Event], calls: Mapping[str, Event], ran: Container[str]
 ) -> tuple[dict[str, CallOutput], list[str]]:
-    first = events[0]
+    first = first_of(events, out, ("toolsets", "box_mb", "files"))
     names = [name for name in first["toolsets"] if name in IN_TASKS]
     toolbox = make_toolbox(names, AgentFolder(out).read_inputs(first["files"]), first["box_mb"])
     made: dict[str, CallOutput] = {}

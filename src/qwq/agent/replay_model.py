@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from qwq.agent.approvals import approvals_of
-from qwq.agent.command import policy_of, settings_of
-from qwq.agent.events import EVENTS, Event, EventKind, EventLog, read_events
+from qwq.agent.command import first_of, policy_of, settings_of
+from qwq.agent.events import EVENTS, Event, EventKind, EventLog, read_run
 from qwq.agent.folder import AgentFolder
 from qwq.agent.recorded import RecordedTools
 from qwq.agent.run import AgentLimits, episodes
@@ -65,7 +65,7 @@ def replay_model(out: Path, *, policy: Policy | None = None, endpoint: str | Non
 
     DataError for a log that is damaged or holds no turn, InfraError for a server that is gone.
     """
-    events = read_events(out)
+    events = read_run(out)
     num_turns = sum(e["event"] == EventKind.MODEL_TURN for e in events)
     if not num_turns:
         raise DataError(f"{out}: the run was stopped before the model's first turn: there is nothing to replay")
@@ -76,7 +76,7 @@ def replay_model(out: Path, *, policy: Policy | None = None, endpoint: str | Non
     tools = RecordedTools(
         _LoggedTools(events), tape, AgentFolder(out), approvals, check=lambda *_: "", max_turns=limits.model_calls
     )
-    asked = _AskedAgain(policy or policy_of(first, endpoint=endpoint), tape, num_turns)
+    asked = _AskedAgain(policy or policy_of(first_of(events, out), endpoint=endpoint), tape, num_turns)
     try:
         for _ in episodes(asked, first["task"], first["tools"], tools, limits, settings):
             pass  # the policy stops behind the last turn, so none ends

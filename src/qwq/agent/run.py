@@ -223,7 +223,8 @@ def _setup(
         "format": FORMAT, "task": task, "system": settings.system, "model": policy.name, "exact": policy.token_exact,
         "tools": [spec.schema for spec in toolbox.specs().values()], "limits": asdict(limits),
         "sampling": asdict(settings.params), "seed": settings.seed, "thinking_budget": settings.thinking_budget,
-        "approvals": approvals.to_dict(), **settings.about, "versions": _versions(),
+        "approvals": approvals.to_dict(), "files": {name: len(data) for name, data in settings.files.items()},
+        **settings.about, "versions": _versions(),
     }  # fmt: skip
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from qwq.agent.events import EventKind, EventLog, read_events
+from qwq.agent.events import EventKind, EventLog, read_events, read_run
 from qwq.errors import ConfigError, DataError
 
 
@@ -52,3 +54,38 @@ def test_a_log_of_another_format_is_refused(tmp_path: Path) -> None:
         read_events(tmp_path)
     with pytest.raises(DataError, match=r"no events.jsonl in"):
         read_events(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("last", "words"),
+    [
+        ({"event": "finish", "stop_reason": "end", "files": {}}, "line 2: the event finish lacks 'answer'"),
+        ({"event": "result", "id": "call-1"}, "line 2: the event result lacks 'tool'"),
+        ({"event": "model_turn"}, "line 2: the event model_turn lacks 'turn'"),
+        ({"event": "check", "text": "", "s": None}, "line 2: the event check lacks 's'"),
+        ({"event": "nothing"}, "line 2: no event of an agent's run"),
+    ],
+)
+def test_a_last_line_that_was_changed(tmp_path: Path, last: dict[str, Any], words: str) -> None:
+    """No line follows that would hold its hash."""
+    log = EventLog(tmp_path)
+    log.append(EventKind.RUN, format=1, task="")
+    log.append(EventKind.CHECK, text="")
+    log.close()
+    path = tmp_path / "events.jsonl"
+    first, second = path.read_text(encoding="utf-8").splitlines()
+    changed = {k: v for k, v in ({**json.loads(second)} | last).items() if k != "text" or last["event"] == "check"}
+    changed = {k: v for k, v in changed.items() if v is not None}
+    path.write_text(f"{first}\n{json.dumps(changed)}\n", encoding="utf-8")
+    with pytest.raises(DataError, match=words):
+        read_events(tmp_path)
+    with pytest.raises(DataError, match=words):
+        EventLog(tmp_path)
+
+
+def test_a_log_begins_with_its_run(tmp_path: Path) -> None:
+    log = EventLog(tmp_path)
+    log.append(EventKind.CHECK, text="")
+    log.close()
+    with pytest.raises(DataError, match="line 1: no run begins so"):
+        read_run(tmp_path)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qwq.agent.events import Event, EventKind, read_events
+from qwq.agent.events import Event, EventKind, read_run
 from qwq.agent.folder import AgentFolder
 from qwq.agent.report.checked import Checked, check_text, context, listed_files
 from qwq.agent.report.page import page
@@ -61,7 +61,7 @@ class ReportOutcome:
 
 def write_report(run: Path) -> ReportOutcome:
     """Write `report.md` and `report.html` of a run that has ended. DataError for another folder."""
-    events = read_events(run)
+    events = read_run(run)
     if not events or events[-1]["event"] != EventKind.FINISH:
         raise DataError(f"{run}: the run has not ended: `qwq agent resume {run}` continues it")
     folder = AgentFolder(run)

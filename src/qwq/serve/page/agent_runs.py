@@ -207,7 +207,7 @@ class AgentRuns:
             "endpoint": None, "source": run.policy.name, "toolsets": list(asked.tools),
             "mcp": str(mcp.resolve()) if mcp else None, "allow_hosts": [],
             "box_mb": run.toolbox.workspace.limits.box_mb,  # type: ignore[union-attr]
-            "workspace": None, "files": {name: len(data) for name, data in files.items()}, "engine": {},
+            "workspace": None, "engine": {},
         }  # fmt: skip
         settings = AgentSettings(
             sampling_of(run.policy.core), secrets.randbits(31), asked.thinking_budget, about=about, files=files
