@@ -203,7 +203,7 @@ class AgentRuns:
         files = dict(asked.files)
         mcp = self.mcp if "mcp" in asked.tools else None
         run.toolbox = make_toolbox(asked.tools, files, mcp=mcp)
-        about = {
+        about: dict[str, Any] = {
             "endpoint": None, "source": run.policy.name, "toolsets": list(asked.tools),
             "mcp": str(mcp.resolve()) if mcp else None, "allow_hosts": [],
             "box_mb": run.toolbox.workspace.limits.box_mb,  # type: ignore[union-attr]
