@@ -27,13 +27,12 @@ from qwq.agent.run import (
     write_answer,
 )
 from qwq.agent.show import one_line
-from qwq.endpoint.openai_client import GO_ON
 from qwq.engine.options import MODEL_DEFAULTS, ModelOptions
 from qwq.engine.sampler import SamplingParams
 from qwq.envs.toolbox import Toolbox, make_toolsets, workspace_for
 from qwq.envs.workspace import check_size, read_files, read_folder
 from qwq.errors import ConfigError, InfraError, UsageError
-from qwq.rollout.policies.endpoint import EndpointPolicy
+from qwq.rollout.policies.endpoint import SAME_COMMAND, EndpointPolicy
 from qwq.rollout.policies.local import open_policy
 from qwq.rollout.policy import Policy
 from qwq.sandbox import SessionLimits
@@ -140,7 +139,7 @@ def _play(
     except InfraError as error:
         if not (out / EVENTS).is_file() or not (events := read_run(out)):
             raise
-        outcome = _broken_off(events, str(error).removesuffix(f"; {GO_ON}"))
+        outcome = _broken_off(events, str(error).removesuffix(SAME_COMMAND))
         write_answer(AgentFolder(out), outcome)
         return outcome
     finally:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from qwq.endpoint.openai_client import PATIENCE, EndpointClient, EndpointRequest
+from qwq.endpoint.openai_client import GO_ON, PATIENCE, EndpointClient, EndpointRequest
 from qwq.endpoint.parallel import concurrently
 from qwq.endpoint.reply import RequestFailed
 from qwq.errors import ConfigError, InfraError, QwqError, UsageError
@@ -17,6 +17,7 @@ from qwq.rollout.policy import NextRequest, TurnRequest
 from qwq.types import Message, ParsedResponse, StopReason, Turn
 
 CONCURRENCY = 16
+SAME_COMMAND = f"; {GO_ON}"  # ends the text of a server that is gone; not every command is resumed by itself
 
 
 class EndpointPolicy:
