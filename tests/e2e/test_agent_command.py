@@ -275,6 +275,34 @@ def test_a_run_that_was_begun_from_python_is_continued_there(tmp_path: Path) -> 
             run(["agent", words[0], str(tmp_path / "run"), *words[1:]])
 
 
+def test_a_file_in_a_folders_place_stops_apply_before_it_begins(tmp_path: Path) -> None:
+    story = (
+        python("import os\nos.makedirs('d/e')\nn = open('a.txt', 'w').write('1') + open('d/e/f', 'w').write('2')"),
+    )
+    with FakeEndpoint(script(*story, "Done.")) as server:
+        assert agent(server, tmp_path) == 0
+    out, target = str(tmp_path / "run"), tmp_path / "target"
+    target.mkdir()
+    (target / "d").write_bytes(b"in the way")
+    with pytest.raises(UsageError, match=r"target/d is no folder: remove it"):
+        run(["agent", "apply", out, str(target), "--yes"])
+    with pytest.raises(UsageError, match=r"target/d is no folder"):
+        run(["agent", "apply", out, str(target / "d"), "--yes"])
+    assert [p.name for p in target.iterdir()] == ["d"]  # nothing was copied
+    (target / "d").unlink()
+    assert run(["agent", "apply", out, str(target), "--yes"]) == 0 and (target / "d" / "e" / "f").read_bytes() == b"2"
+
+
+def test_a_trace_that_cannot_be_written(told: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for place, words in {
+        str(tmp_path): f"error: {tmp_path}: Is a directory",
+        "/proc/none/x.json": "error: /proc/none/x.json cannot be written: /proc/none takes no new files",
+        str(told / "answer.json" / "x.json"): f"error: {told / 'answer.json'}",
+    }.items():
+        assert main(["agent", "trace", str(told), "--otel", place]) == 2
+        assert capsys.readouterr().err.startswith(words)
+
+
 def test_data_that_cannot_go_in(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     for path in (tmp_path / "a.csv", tmp_path / "sub" / "a.csv", tmp_path / "two\nlines.csv", tmp_path / "c\\d.csv"):

@@ -89,6 +89,11 @@ def copy_out(changes: list[FileChange], target: Path) -> None:
 
 
 def _check_inside(path: Path, target: Path) -> None:
+    # A file where a folder has to be would end the copying in the middle.
+    between = [folder for folder in path.parents if folder == target or folder.is_relative_to(target)]
+    for folder in between:
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"{folder} is no folder: remove it, or apply to another folder")
     inside = path.parent.resolve().is_relative_to(target.resolve())
     if not inside or path.is_symlink() or path.is_dir():
         raise UsageError(f"{path} is a link or a folder: remove it, or apply to another folder")

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 # A full, read-only or forbidden place is the user's to change; a missing file (ENOENT) is told by
 # whoever wanted it, and else a bug.
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-REFUSED = FULL | {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+REFUSED = FULL | {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
 # What Ctrl-C leaves, by command.
 AFTER_STOP = {
     "train": "; the same command without --fresh resumes from the last checkpoint",

@@ -37,10 +37,12 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         with path.open("wb") as file:
             yield file
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             file = partial.open("wb")
         except FileNotFoundError as error:  # /proc has folders, and no place for files in them
             raise ConfigError(
@@ -52,7 +54,8 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         partial.replace(path)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(NotADirectoryError):  # where its folder is a file
+            partial.unlink(missing_ok=True)
         raise
 
 

@@ -34,5 +34,6 @@ def unreadable_call(raw: str) -> ToolCall:
 def without_calls(text: str, raw_calls: Sequence[str]) -> str:
     """The text without these calls and their tags."""
     for raw in raw_calls:
-        text = re.sub(rf"<tool_call>\s*{re.escape(raw)}\s*(</tool_call>)?", "", text, count=1)
+        if raw in text:  # else a long call would be compiled for nothing
+            text = re.sub(rf"<tool_call>\s*{re.escape(raw)}\s*(</tool_call>)?", "", text, count=1)
     return text.rstrip() if raw_calls else text
