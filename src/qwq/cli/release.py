@@ -66,8 +66,11 @@ def release(model: str, out: Path, *, repo: str = "", flags: ReleaseFlags = Rele
     from dataclasses import replace
 
     from qwq.release.assemble import release as write
+    from qwq.release.push import check_repository
 
     options = flags.options()
+    if repo:
+        check_repository(repo)
     print(write(model, out, replace(options, repository=repo) if repo else options, _say))
     return 0
 

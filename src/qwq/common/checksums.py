@@ -11,7 +11,9 @@ from qwq.common.files import write_atomic
 from qwq.errors import DataError
 
 SUMS = "SHA256SUMS"
-_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
+_LINE = re.compile(r"(\\?)([0-9a-f]{64}) [ *](.+)")
+_ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r"}
+_UNESCAPED = {escaped: character for character, escaped in _ESCAPES.items()}
 
 
 def sha256_of(path: Path) -> str:
@@ -29,8 +31,15 @@ def git_blob_of(path: Path) -> str:
 
 
 def write_sums(folder: Path, sums: Mapping[str, str]) -> None:
-    """Write SHA256SUMS: a line for each file's path in `folder`, sorted."""
-    write_atomic(folder / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())))
+    """Write SHA256SUMS: a line for each file's path in `folder`, sorted. As `sha256sum` does it, a
+    line whose path has a backslash or a line break begins with a backslash, and they are escaped.
+    """
+    write_atomic(folder / SUMS, "".join(map(_line, sorted(sums), (sums[name] for name in sorted(sums)))))
+
+
+def _line(name: str, digest: str) -> str:
+    escaped = re.sub(r"[\\\n\r]", lambda match: _ESCAPES[match[0]], name)
+    return f"{'' if escaped == name else chr(92)}{digest}  {escaped}\n"
 
 
 def read_sums(path: Path) -> dict[str, str]:
@@ -39,11 +48,14 @@ def read_sums(path: Path) -> dict[str, str]:
     DataError for a line that is none, and for a path that leads out of the folder.
     """
     sums: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").removesuffix("\n").split("\n"), 1):
         match = _LINE.fullmatch(line)
-        if not match or PurePosixPath(match[2]).is_absolute() or ".." in PurePosixPath(match[2]).parts:
+        name = match[3] if match else ""
+        if match and match[1]:
+            name = re.sub(r"\\[\\nr]", lambda escape: _UNESCAPED[escape[0]], name)
+        if not match or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise DataError(f"{path}, line {number}: not a checksum and the path of a file: write the folder again")
-        sums[match[2]] = match[1]
+        sums[name] = match[2]
     return sums
 
 

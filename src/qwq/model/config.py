@@ -163,7 +163,7 @@ class ModelConfig:
                 raise ModelError(f"{where}: {key} is {found!r}, this model computes {wanted!r} only")
         try:
             heads = hf["num_attention_heads"]
-            eos = hf.get("eos_token_id")
+            bos, eos, pad = (_token_id(hf, f"{name}_token_id", where) for name in ("bos", "eos", "pad"))
             yarn = _yarn(rope, hf, where) if rope_type == "yarn" else None
             positions = hf.get("max_position_embeddings", 32768)
             return cls(
@@ -183,12 +183,43 @@ class ModelConfig:
                 max_positions=max(positions, yarn.max_positions) if yarn else positions,
                 rope_scaling=yarn,
                 initializer_range=hf.get("initializer_range", 0.02),
-                bos_token_id=hf.get("bos_token_id"),
-                eos_token_id=eos[0] if isinstance(eos, list) else eos,
-                pad_token_id=hf.get("pad_token_id"),
+                bos_token_id=bos,
+                eos_token_id=eos,
+                pad_token_id=pad,
             )
         except KeyError as missing:
             raise ModelError(f"{where}: no {missing.args[0]!r}; a {family} config.json needs it") from None
+
+
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+
+
+def stated_sampling(generation: Mapping[str, Any]) -> dict[str, int | float]:
+    """The sampling defaults that a generation_config.json states: finite numbers; `top_k` is a
+    whole one of 32 bits. Other values say nothing.
+    """
+    found: dict[str, int | float] = {}
+    for name in SAMPLING:
+        value = generation.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 2**31:
+            continue
+        if name != "top_k":
+            found[name] = value
+        elif value == int(value):
+            found[name] = int(value)
+    return found
+
+
+def _token_id(hf: Mapping[str, Any], key: str, where: str) -> int | None:
+    """A token's id, the first of a list. None for one that is no row of the embedding: old Llama
+    files write -1 for no token.
+    """
+    found = hf.get(key)
+    if isinstance(found, list):
+        found = next(iter(found), None)
+    if found is not None and type(found) is not int:
+        raise ModelError(f"{where}: {key} is {str(found)[:40]!r}, a whole number is expected: mend it there")
+    return found if found is not None and 0 <= found < hf["vocab_size"] else None
 
 
 def _yarn(rope: Mapping[str, Any], hf: Mapping[str, Any], where: str) -> YarnScaling:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from qwq.errors import ModelError
-from qwq.model.config import ModelConfig
+from qwq.model.config import ModelConfig, stated_sampling
 
 # generation_config.json's name of each sampling default, and GGUF's.
 SAMPLING = {
@@ -63,11 +63,9 @@ def config_metadata(config: ModelConfig) -> dict[str, Any]:
 
 def sampling_metadata(generation: Mapping[str, Any]) -> dict[str, Any]:
     """The sampling defaults of a generation_config.json. llama.cpp asks for a signed `top_k`."""
-    values = {gguf: generation.get(name) for name, gguf in SAMPLING.items()}
     return {
-        f"general.sampling.{name}": np.int32(value) if name == "top_k" else float(value)
-        for name, value in values.items()
-        if value is not None
+        f"general.sampling.{SAMPLING[name]}": np.int32(value) if name == "top_k" else float(value)
+        for name, value in stated_sampling(generation).items()
     }
 
 

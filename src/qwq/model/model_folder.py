@@ -120,7 +120,12 @@ def eos_ids(folder: str | Path) -> tuple[int, ...]:
     found: list[int] = []
     for path in (Path(folder) / "generation_config.json", Path(folder) / "config.json"):
         eos = read_json(path).get("eos_token_id") if path.is_file() else None
-        found += eos if isinstance(eos, list) else [] if eos is None else [eos]
+        ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
+        if odd := [i for i in ids if type(i) is not int]:
+            raise ModelError(
+                f"{path}: eos_token_id has {str(odd[0])[:40]!r}, whole numbers are expected: mend it there"
+            )
+        found += [i for i in ids if i >= 0]  # -1 says that there is none
     return tuple(dict.fromkeys(found))
 
 

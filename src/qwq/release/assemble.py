@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -26,10 +27,12 @@ from qwq.common.checksums import SUMS, check_sums, sha256_of, write_sums
 from qwq.common.files import atomic_file, hold, sync, whole_lines, write_atomic, writing_to
 from qwq.common.run_folder import RunFolder
 from qwq.config import keeps_sequence
-from qwq.errors import ConfigError, DataError, ModelError, QwqError, nearest
+from qwq.errors import ConfigError, DataError, ModelError, nearest
 from qwq.model.model_folder import HUB_FILES, generation_config, read_config, resolve_folder
 from qwq.release import facts as facts_of
 from qwq.release.card import PLACE, TRAINING, model_card
+from qwq.release.card_rules import LICENCES as LICENCES_OF_HUBS
+from qwq.release.card_rules import is_language
 from qwq.release.facts import ModelFacts
 from qwq.release.modelfile import modelfile
 from qwq.release.secrets import secrets_in, without_home
@@ -37,6 +40,7 @@ from qwq.text.template import ChatFormat
 
 MADE_FROM = "release.json"
 DONE = ".done"  # names of finished parts, one a line
+MOST_NAME_BYTES = 200
 LICENCES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE")
 Say = Callable[[str], None]
 
@@ -55,6 +59,12 @@ class ReleaseOptions:
     leave_out: tuple[str, ...] = ()  # of TRAINING
 
     def __post_init__(self) -> None:
+        check_name(self.name, "--name")
+        if self.licence and self.licence not in LICENCES_OF_HUBS:
+            raise ConfigError(f"--license {self.licence}: {nearest(self.licence, LICENCES_OF_HUBS)}")
+        for language in self.languages:
+            if not is_language(language):
+                raise ConfigError(f"--language {language}: give the two letters of a language, such as en or zh")
         for name in self.leave_out:
             if name not in TRAINING:
                 raise ConfigError(f"--leave-out {name}: {nearest(name, TRAINING)}")
@@ -64,6 +74,15 @@ class ReleaseOptions:
             for quant in self.ggufs:
                 if quant not in FILE_TYPES:
                     raise ConfigError(f"--gguf {quant}: {nearest(quant, FILE_TYPES)}")
+
+
+def check_name(name: str, option: str) -> None:
+    """ConfigError for a name that cannot be that of a file in a Modelfile and in checksums."""
+    if re.search(r"[/\\\x00-\x1f\x7f\x85\u2028\u2029]", name) or len(name.encode()) > MOST_NAME_BYTES:
+        raise ConfigError(
+            f"{option} {name[:40]!r}: files are called by it, give at most {MOST_NAME_BYTES} bytes without slashes and "
+            "line breaks"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +266,7 @@ def release(source: str, out: Path, options: ReleaseOptions, say: Say = lambda l
     """
     released = Released.of(source)
     read_config(released.folder)
+    check_name(options.name or released.default_name, "--name")
     made_from = _fingerprint(released, options)
     if out.exists():
         return _already(out, made_from)
@@ -260,7 +280,7 @@ def release(source: str, out: Path, options: ReleaseOptions, say: Say = lambda l
             (place / ".lock").unlink()
             place.rename(out)
             sync(out.parent)
-        except (QwqError, OSError):
+        except Exception:
             shutil.rmtree(place, ignore_errors=True)
             raise
         finally:

@@ -5,11 +5,13 @@ Every figure comes from the run's folder. A card without a run tells what the mo
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from qwq.release.card_rules import faults_of
+from qwq.release.card_rules import faults_of, is_licence_link
 from qwq.release.facts import UNKNOWN_LICENCE, ModelFacts, Score
 
 PLACE = "ORG/NAME"  # takes the place of a repository in the commands that has no name yet
@@ -62,10 +64,11 @@ def _metadata(facts: ModelFacts, ggufs: Sequence[str]) -> str:
         for score in facts.scores
     ]
     by_rl = any(stage.verdicts for stage in facts.stages)
+    other = facts.licence == UNKNOWN_LICENCE
     data = ModelCardData(
         license=facts.licence,
-        license_name="unknown" if facts.licence == UNKNOWN_LICENCE else None,
-        license_link="LICENSE" if facts.licence == UNKNOWN_LICENCE else None,
+        license_name=(facts.licence_name or "unknown") if other else None,
+        license_link=(facts.licence_link if is_licence_link(facts.licence_link) else "LICENSE") if other else None,
         language=list(facts.languages),
         base_model=facts.base or None,
         base_model_relation="finetune" if facts.base else None,
@@ -177,7 +180,7 @@ def _limit_texts(facts: ModelFacts) -> Iterator[str]:
     yield "It was not trained or tested for safety: filter what goes in and out where others use it."
     for stage in facts.stages:
         yield from (f"Alarm at the last step of {stage.name}: {alarm}." for alarm in stage.alarms)
-    if facts.licence == UNKNOWN_LICENCE:
+    if facts.licence == UNKNOWN_LICENCE and not facts.licence_name:
         yield "Its licence is not stated: ask who published it before you use it."
 
 
@@ -217,7 +220,7 @@ def _programs(facts: ModelFacts, repository: str, ggufs: Sequence[str]) -> Itera
 
 
 def _llama_programs(facts: ModelFacts, repository: str, ggufs: Sequence[str], context: int) -> Iterator[str]:
-    name = facts.name.lower()
+    name = re.sub(r"[^a-z0-9._-]+", "-", facts.name.lower()).strip("-._") or "model"  # as Ollama takes names
     if not ggufs:
         yield from _program(
             "llama.cpp", "sh", f"qwq export {repository} {name}.gguf   # this folder has no GGUF file\n"
@@ -227,7 +230,7 @@ def _llama_programs(facts: ModelFacts, repository: str, ggufs: Sequence[str], co
         yield from _program(
             "llama.cpp",
             "sh",
-            f"llama-cli -m {ggufs[-1]} -c {context} --jinja\n"
+            f"llama-cli -m {shlex.quote(ggufs[-1])} -c {context} --jinja\n"
             f"llama-server -hf {repository} -c {context} --jinja   # fetches it from the hub",
         )
     yield from _program("Ollama", "sh", f"ollama create {name} -f Modelfile\nollama run {name}")

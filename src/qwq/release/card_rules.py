@@ -66,18 +66,16 @@ def _faults(data: Mapping[Any, Any]) -> Iterator[str]:
     if "other" in licences and not data.get("license_name"):
         yield '"license_name" is required where "license" is other'
     rules: dict[str, Callable[[Any], bool]] = {
-        "language": lambda v: isinstance(v, str) and bool(LANGUAGE.fullmatch(v)),
-        "datasets": _is_id,
-        "base_model": _is_id,
+        "language": is_language,
+        "datasets": is_hub_id,
+        "base_model": is_hub_id,
         "metrics": lambda v: isinstance(v, str) and bool(v),
         "tags": lambda v: isinstance(v, str) and bool(v),
         "pipeline_tag": lambda v: v in PIPELINES,
         "base_model_relation": lambda v: v in RELATIONS,
         "library_name": lambda v: isinstance(v, str) and bool(v),
         "license_name": lambda v: isinstance(v, str) and bool(re.fullmatch(r"[a-z0-9-.]+", v)),
-        "license_link": lambda v: (
-            isinstance(v, str) and (v == "LICENSE" or v == "LICENSE.md" or v.startswith("https://"))
-        ),
+        "license_link": is_licence_link,
     }
     for key, fits in rules.items():
         if key in data:
@@ -86,7 +84,18 @@ def _faults(data: Mapping[Any, Any]) -> Iterator[str]:
         yield from _index_faults(data["model-index"])
 
 
-def _is_id(value: Any) -> bool:
+def is_language(value: Any) -> bool:
+    """Whether hubs take `value` as a language."""
+    return isinstance(value, str) and bool(LANGUAGE.fullmatch(value))
+
+
+def is_licence_link(value: Any) -> bool:
+    """Whether hubs take `value` as the place of a licence's text."""
+    return isinstance(value, str) and (value in ("LICENSE", "LICENSE.md") or value.startswith("https://"))
+
+
+def is_hub_id(value: Any) -> bool:
+    """Whether `value` has the form of a repository's name on a hub."""
     return isinstance(value, str) and bool(HUB_ID.fullmatch(value)) and ".." not in value and "--" not in value
 
 

@@ -16,6 +16,7 @@ from qwq.common.hub_files import hub_id
 from qwq.config import keeps_sequence
 from qwq.errors import ConfigError
 from qwq.model.config import ModelConfig
+from qwq.release.card_rules import LICENCES, is_hub_id, is_language
 from qwq.tasks.registry import get
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class ModelFacts:
     context: int
     family: str
     licence: str = UNKNOWN_LICENCE
+    licence_name: str = ""  # of a licence that hubs have no word for
+    licence_link: str = ""
     base: str = ""
     datasets: tuple[str, ...] = ()
     languages: tuple[str, ...] = ("en",)
@@ -77,18 +80,29 @@ class ModelFacts:
 
 
 def of_model(name: str, folder: Path, config: ModelConfig) -> ModelFacts:
-    """What a model folder says of itself, its README.md's metadata among it."""
+    """What a model folder says of itself, its README.md's metadata among it.
+
+    Metadata that no hub takes is left out; a licence that hubs have no word for is "other" with its
+    name.
+    """
     card = read_front(folder / "README.md")
-    languages = _texts(card.get("language"))
+    # YAML 1.1 reads Norwegian, no, as false.
+    languages = ["no" if text == "False" else text for text in _texts(card.get("language"))]
+    stated = _one(card.get("license")).lower()
+    licence = stated if stated in LICENCES else UNKNOWN_LICENCE
+    other = licence == UNKNOWN_LICENCE
+    named = _one(card.get("license_name")) or ("" if stated == licence else stated)
     return ModelFacts(
         name=name,
         parameters=config.num_parameters,
         context=config.max_positions,
         family=config.family,
-        licence=_one(card.get("license")) or UNKNOWN_LICENCE,
-        base=_one(card.get("base_model")),
-        datasets=tuple(_texts(card.get("datasets"))),
-        languages=tuple(languages) or ("en",),
+        licence=licence,
+        licence_name=re.sub(r"[^a-z0-9.-]+", "-", named.lower()).strip("-") if other else "",
+        licence_link=_one(card.get("license_link")) if other else "",
+        base=next(filter(is_hub_id, _texts(card.get("base_model"))), ""),
+        datasets=tuple(filter(is_hub_id, _texts(card.get("datasets")))),
+        languages=tuple(filter(is_language, languages)) or ("en",),
     )
 
 
@@ -117,7 +131,8 @@ def of_run(facts: ModelFacts, folder: Path) -> ModelFacts:
 
 def read_front(path: Path) -> dict[str, Any]:
     """The metadata at the top of a README.md; empty where there is none that can be read."""
-    match = FRONT.match(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else None
+    text = path.read_text(encoding="utf-8-sig", errors="replace") if path.is_file() else ""
+    match = FRONT.match(text)
     try:
         data = yaml.safe_load(match[1]) if match else {}
     except yaml.YAMLError:
@@ -126,7 +141,7 @@ def read_front(path: Path) -> dict[str, Any]:
 
 
 def _texts(value: Any) -> list[str]:
-    return [str(v) for v in value] if isinstance(value, list) else [str(value)] if value else []
+    return [str(v) for v in value] if isinstance(value, list) else [str(value)] if value or value is False else []
 
 
 def _one(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from qwq.model.config import stated_sampling
 from qwq.release.ollama_template import go_template
 from qwq.text.sampling import default_sampling
 from qwq.text.template import ChatFormat
@@ -31,17 +32,18 @@ def modelfile(
     """
     lines = ["# ollama create NAME -f Modelfile", f"FROM {'.' if weights == '.' else f'./{weights}'}"]
     template = go_template(chat)
-    if template is None:
+    if template is None or '"""' in template:  # a Modelfile has no way to write three quotes
         lines.append("# Ollama reads the chat template from the weights' own metadata.")
     else:
         lines.append(f'TEMPLATE """{template}"""')
+    stated = stated_sampling(generation)
     sampling = default_sampling(chat, generation)
-    if isinstance(penalty := generation.get("repetition_penalty"), int | float):
-        sampling["repetition_penalty"] = penalty
+    sampling |= {key: stated[key] for key in PARAMETERS if key in stated}
     lines += [f"PARAMETER {PARAMETERS[key]} {value}" for key, value in sampling.items()]
     lines.append(f"PARAMETER num_ctx {min(max_positions, MOST_CONTEXT)}")
     names = {i: token for token, i in chat.tokenizer.added_tokens.items()}
     lines += [f'PARAMETER stop "{names[i]}"' for i in chat.eos_ids if i in names]
     if licence:
-        lines.append(f'LICENSE """{licence.strip()}"""')
+        text = licence.strip().replace('"""', "'''")
+        lines.append(f'LICENSE """\n{text}\n"""')
     return "\n".join(lines) + "\n"

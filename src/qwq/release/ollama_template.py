@@ -78,6 +78,8 @@ class _Probe:
 
     def text(self, *messages: MESSAGE, tools: Sequence[Mapping[str, Any]] = (), opening: bool = False) -> str:
         named = self._chat.tokenizer.named_specials
+        if self._chat.tokenizer.adds_bos:  # Ollama writes it itself
+            named["bos_token"] = ""
         return self._chat.template.render(messages, tools=tools, add_generation_prompt=opening, **named)
 
     def added(self, before: Sequence[MESSAGE], *more: MESSAGE, opening: bool = False) -> str:

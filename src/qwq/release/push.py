@@ -57,7 +57,7 @@ def prepared(source: str, repository: str, options: ReleaseOptions, folder: Path
     A release of an older state of the run is kept as release.1. ConfigError for a repository's name
     that no hub takes, and for whatever keeps the release from being written.
     """
-    check_name(repository)
+    check_repository(repository)
     path = Path(source).expanduser()
     if (path / SUMS).is_file() and (path / MADE_FROM).is_file():
         _name_repository(path, repository)
@@ -74,7 +74,7 @@ def prepared(source: str, repository: str, options: ReleaseOptions, folder: Path
         return release(source, folder, options, say, at="--release")
 
 
-def check_name(repository: str) -> None:
+def check_repository(repository: str) -> None:
     """ConfigError for a name that no hub takes."""
     if not REPOSITORY.fullmatch(repository) or "--" in repository or ".." in repository:
         raise ConfigError(f"{repository!r} is no repository's name: write OWNER/NAME, of letters, digits, -, _ and .")
@@ -107,7 +107,7 @@ def plan(folder: Path, repository: str, hub: HubKind) -> PushPlan:
     ConfigError for a name that no hub takes, DataError for a folder that is not as it was released,
     for a card that no hub accepts, and for what must not be published.
     """
-    check_name(repository)
+    check_repository(repository)
     sums = check_sums(folder)
     names = files_of(folder)
     if extra := sorted(set(names) - set(sums)):

@@ -149,7 +149,7 @@ def tokenizer_metadata(tokenizer: Tokenizer, num_rows: int, where: str) -> dict[
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": types,
         "tokenizer.ggml.merges": merges,
-        "tokenizer.ggml.add_bos_token": bool(tokenizer.config.get("add_bos_token", False)),
+        "tokenizer.ggml.add_bos_token": tokenizer.adds_bos,
     }
     if tokenizer.chat_template is not None:
         out["tokenizer.chat_template"] = tokenizer.chat_template

@@ -126,6 +126,17 @@ class Tokenizer:
                 named[key] = value
         return named
 
+    @cached_property
+    def adds_bos(self) -> bool:
+        """Whether other programs put the beginning token before a plain text: tokenizer.json's
+        post-processor does it, or tokenizer_config.json asks for it.
+        """
+        bos = self.named_specials.get("bos_token")
+        if bos is None:
+            return False
+        plain, whole = (self._inner.encode("x", add_special_tokens=special).ids for special in (False, True))
+        return bool(self.config.get("add_bos_token")) or (len(whole) > len(plain) and whole[0] == self.token_id(bos))
+
     def check_fits(self, config: ModelConfig) -> None:
         """ModelError where an id of this tokenizer has no row in the model's embedding."""
         if self.vocab_size > config.vocab_size:
