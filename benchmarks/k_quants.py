@@ -121,7 +121,7 @@ def paired(a: torch.Tensor, b: torch.Tensor, weights: torch.Tensor) -> tuple[flo
     return mean, mean - 1.96 * spread, mean + 1.96 * spread
 
 
-def test_windows(chat: ChatFormat, num_tokens: int) -> tuple[list[list[int]], torch.Tensor]:
+def held_out_windows(chat: ChatFormat, num_tokens: int) -> tuple[list[list[int]], torch.Tensor]:
     """Test problems of all tasks, and the tokens of each that are predicted."""
     share = num_tokens // len(TASKS)
     windows = [ids for task in TASKS for ids in task_windows(task, "test", chat, share, 1024)]
@@ -144,7 +144,7 @@ def quantised_losses(
 def measured(folder: Path, num_tokens: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Losses of every document by the name of the file, and the documents' tokens."""
     model, chat = load_model(folder), open_source(str(folder)).chat
-    windows, weights = test_windows(chat, num_tokens)
+    windows, weights = held_out_windows(chat, num_tokens)
     table, columns = {"float32": losses(model, windows)}, column_importance(model, chat)
     for quant in QUANTS:
         table[quant] = quantised_losses(folder, quant, None, windows, model.config)
@@ -189,7 +189,7 @@ def reordered(model: Transformer, columns: Columns, seed: int) -> tuple[Transfor
 def gains_over_orders(folder: Path, orders: int) -> dict[str, torch.Tensor]:
     """What the importance matrix changes of the loss, by quantisation: one number an order."""
     model, chat = load_model(folder), open_source(str(folder)).chat
-    windows, weights = test_windows(chat, ORDER_TOKENS)
+    windows, weights = held_out_windows(chat, ORDER_TOKENS)
     share, columns, whole = weights / weights.sum(), column_importance(model, chat), losses(model, windows[:20])
     found: dict[str, list[float]] = {quant: [] for quant in REORDERED}
     with tempfile.TemporaryDirectory() as place:

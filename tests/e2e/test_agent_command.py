@@ -271,7 +271,7 @@ def test_a_run_that_was_begun_from_python_is_continued_there(tmp_path: Path) -> 
     lines = (tmp_path / "run" / "events.jsonl").read_bytes().splitlines(keepends=True)
     (tmp_path / "run" / "events.jsonl").write_bytes(b"".join(lines[:-1]))  # killed before its end
     for words in (["resume"], ["replay"], ["replay", "--model"]):
-        with pytest.raises(UsageError, match="continue a run of `run_agent` where it was begun"):
+        with pytest.raises(UsageError, match="continue a run of `run_agent` where it was started"):
             run(["agent", words[0], str(tmp_path / "run"), *words[1:]])
 
 

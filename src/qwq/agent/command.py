@@ -160,16 +160,18 @@ def _broken_off(events: Sequence[Event], failure: str) -> AgentOutcome:
     )
 
 
-BEGUN_HERE = ("endpoint", "source", "toolsets", "mcp", "allow_hosts", "box_mb", "files", "engine")
+STARTED_HERE = ("endpoint", "source", "toolsets", "mcp", "allow_hosts", "box_mb", "files", "engine")
 
 
-def first_of(events: Sequence[Event], out: Path, keys: Sequence[str] = BEGUN_HERE) -> Event:
-    """The first event of a run that the command or the page began. UsageError where it lacks one of
-    `keys`: what the tools and the model of a run begun from Python were is not in its log.
+def first_of(events: Sequence[Event], out: Path, keys: Sequence[str] = STARTED_HERE) -> Event:
+    """The first event of a run that the command or the page started. UsageError where it lacks one
+    of `keys`: a run started from Python does not log its tools and its model.
     """
     for key in keys:
         if key not in events[0]:
-            raise UsageError(f"{out}: its log does not name {key!r}: continue a run of `run_agent` where it was begun")
+            raise UsageError(
+                f"{out}: its log does not name {key!r}: continue a run of `run_agent` where it was started"
+            )
     return events[0]
 
 
