@@ -82,13 +82,15 @@ def test_thinking_is_folded_and_math_and_code_are_drawn(page: Any) -> None:
     expect(page.locator(".thoughts .katex")).to_have_count(1)
     page.emulate_media(color_scheme="dark")
     shot(page, "desktop-dark")
-    page.set_viewport_size({"width": 390, "height": 844})
-    shot(page, "phone-dark")
-    page.emulate_media(color_scheme="light")
-    if page.locator(".layout").get_attribute("data-sidebar") == "open":
-        page.locator(".shade").click(position={"x": 380, "y": 400})
-    shot(page, "phone-light")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    for width, height, name in ((768, 1024, "tablet"), (390, 844, "phone")):
+        page.set_viewport_size({"width": width, "height": height})
+        for scheme in ("dark", "light"):
+            page.emulate_media(color_scheme=scheme)
+            shot(page, f"{name}-{scheme}")
+            if page.locator(".layout").get_attribute("data-sidebar") == "open" and page.locator(".shade").is_visible():
+                page.locator(".shade").click(position={"x": width - 10, "y": 400})
+                shot(page, f"{name}-{scheme}-closed")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_edit_regenerate_and_switch_versions(page: Any) -> None:

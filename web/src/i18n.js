@@ -15,7 +15,7 @@ const WORDS = {
   hello: ['What shall we think through?', '想一起思考点什么？'], you: ['You', '你'], assistant: ['Assistant', '助手'],
   thinking: ['Thinking', '思考中'], thought: ['Thought', '已思考'], thoughtFor: ['Thought for {n}', '思考了 {n}'], tokens: ['{n} tokens', '{n} 个词元'],
   budgetHit: ['limit reached', '已达上限'], second: ['{n} s', '{n} 秒'], minute: ['{n} min', '{n} 分'], rate: ['{n} tokens/s', '{n} 词元/秒'],
-  ttft: ['time to first token {n} s', '首词元 {n} 秒'], copy: ['Copy', '复制'], copied: ['Copied', '已复制'], edit: ['Edit', '编辑'],
+  ttft: ['time to first token {n}\u00a0s', '首词元 {n}\u00a0秒'], copy: ['Copy', '复制'], copied: ['Copied', '已复制'], edit: ['Edit', '编辑'],
   regenerate: ['Regenerate', '重新生成'], goOn: ['Continue', '继续'], answerIt: ['Answer', '回答'], previous: ['Previous version', '上一版本'],
   next: ['Next version', '下一版本'], stopped: ['Stopped', '已停止'], interrupted: ['Interrupted when the server went away', '服务器中断，回答未完成'],
   length: ['Token limit reached', '已达词元上限'], code: ['Copy code', '复制代码'], latest: ['Jump to the latest', '跳到最新'],
