@@ -111,7 +111,7 @@ bench-engine: install-gguf
 page:
 	cd web && npm ci --no-fund --no-audit && npm run build
 
-# The page in headless Chromium (Debian's package chromium) with axe-core, and in WebKit (webkit2gtk-driver, xvfb).
+# The page in headless Chromium (Debian's package chromium) with axe-core, in Firefox (firefox-esr), and in WebKit (webkit2gtk-driver, xvfb).
 test-page: $(STAMP)
 	$(PIP_INSTALL) --quiet --editable '.[page]'
 	cd web && npm ci --no-fund --no-audit
