@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ import pytest
 from fake_endpoint import FakeEndpoint
 from little import make_model
 
-from qwq.agent.events import read_events
+from qwq.agent.events import EventLog, read_events
 from qwq.agent.run import run_agent
 from qwq.cli import main, run
-from qwq.endpoint.openai_client import GO_ON, EndpointClient
+from qwq.endpoint.openai_client import EndpointClient
+from qwq.envs import workspace
 from qwq.envs.toolbox import Toolbox
 from qwq.errors import InfraError, UsageError
 from qwq.rollout.policies.endpoint import EndpointPolicy
@@ -52,14 +54,14 @@ STORY = (
 
 
 def broken_after(turns: int) -> Any:
-    """`EndpointClient._read` of a server whose connection breaks after so many answers."""
-    left, read = [turns], EndpointClient._read
+    """`EndpointClient._post` of a server that is gone after so many answers."""
+    left, post = [turns], EndpointClient._post
 
     def broken(self: EndpointClient, *given: Any) -> Any:
         left[0] -= 1
         if left[0] < 0:
-            raise InfraError(f"no whole answer; {GO_ON}")
-        return read(self, *given)
+            self.base, self.patience = "http://127.0.0.1:9/v1", ()
+        return post(self, *given)
 
     return broken
 
@@ -233,7 +235,7 @@ def test_a_server_that_goes_away_in_the_middle(
 ) -> None:
     """The run's folder says so, and the line names the command that continues it."""
     with FakeEndpoint(script(STORY[0])) as server:
-        monkeypatch.setattr(EndpointClient, "_read", broken_after(1))
+        monkeypatch.setattr(EndpointClient, "_post", broken_after(1))
         assert agent(server, tmp_path) == 70
     out = tmp_path / "run"
     answer = json.loads((out / "answer.json").read_text(encoding="utf-8"))
@@ -245,6 +247,83 @@ def test_a_server_that_goes_away_in_the_middle(
     with FakeEndpoint(script(*STORY)) as server:
         assert run(["agent", "resume", str(out), "--endpoint", server.url]) == 0
     assert json.loads((out / "answer.json").read_text(encoding="utf-8"))["failure"] == ""
+
+
+def test_a_replay_whose_server_goes_away(told: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of a replay is stored, so no command resumes it."""
+    log = (told / "events.jsonl").read_bytes()
+    with FakeEndpoint(script(*STORY)) as server:
+        monkeypatch.setattr(EndpointClient, "_post", broken_after(1))
+        with pytest.raises(
+            InfraError, match=r"gave no answer .*; a replay keeps nothing and the run is as it"
+        ) as error:
+            run(["agent", "replay", str(told), "--model", "--endpoint", server.url])
+    assert "same command" not in str(error.value) and (told / "events.jsonl").read_bytes() == log
+
+
+def test_hints_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Paths with blanks stay one word, and no hint names an option that its command lacks."""
+    place = tmp_path / "my runs"
+    place.mkdir()
+    with FakeEndpoint(script(STORY[0])) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EndpointClient, "_post", broken_after(1))
+        assert agent(server, place) == 70
+    out, (*_, last) = place / "run", capsys.readouterr().err.splitlines()
+    command = shlex.join(["qwq", "agent", "resume", str(out)])
+    assert command == f"qwq agent resume '{out}'" and last.endswith(f"`{command}` continues it")
+    for words in (["agent", "report", str(out)], ["agent", "apply", str(out), str(tmp_path)]):
+        with pytest.raises(UsageError, match="has not ended") as error:
+            run(words)
+        assert f"`{command}`" in str(error.value)
+    with pytest.raises(UsageError, match="holds a run") as error:
+        run(["agent", "run", "--endpoint", server.url, "What?", "--out", str(out)])
+    assert f"`{command}`" in str(error.value)
+    log = EventLog(out)
+    with pytest.raises(UsageError, match="another process runs the agent in") as error:
+        run(["agent", "resume", str(out)])
+    log.close()
+    assert "--out" not in str(error.value)
+
+
+def test_a_file_whose_name_begins_with_a_hyphen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("-x.csv").write_bytes(SALES)
+    Path("b.csv").write_bytes(SALES)
+    code = "import os\nsorted(os.listdir())"
+    for words in (["--data", "-x.csv", "b.csv", "What?"], ["What?", "--data", "b.csv", "-x.csv"]):
+        with FakeEndpoint(script(python(code), "Two files.")) as server:
+            assert run(["agent", "run", *words, "--endpoint", server.url, "--out", f"run-{words[0]}"]) == 0
+        assert read_events(Path(f"run-{words[0]}"))[0]["files"] == {"-x.csv": 24, "b.csv": 24}
+        assert server.asked[1]["messages"][-1]["content"] == "['-x.csv', 'b.csv']"
+
+
+def test_a_table_in_parquet(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    pytest.importorskip("pandas")
+    parquet.write_table(pyarrow.table({"sum": [20, 35, 5], "who": ["a", "b", "c"]}), tmp_path / "sales.parquet")
+    code = (
+        "import pandas as pd\nsales = pd.read_parquet('sales.parquet')\nsales.to_feather('s')\nint(sales['sum'].sum())"
+    )
+    with FakeEndpoint(script(python(code), "The sum is 60.")) as server:
+        words = ["What is the sum?", "--data", str(tmp_path / "sales.parquet"), "--out", str(tmp_path / "run")]
+        assert run(["agent", "run", "--endpoint", server.url, *words]) == 0
+    assert server.asked[1]["messages"][-1]["content"] == "60"
+    assert "pyarrow" in server.asked[0]["tools"][0]["function"]["description"]
+    assert run(["agent", "replay", str(tmp_path / "run")]) == 0
+
+
+def test_a_reader_that_is_not_installed_is_said_at_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workspace, "READERS", {"no-such-reader": (".zzz",)})
+    (tmp_path / "a.zzz").write_bytes(b"1")
+    line = "note: a.zzz: pandas reads it with no-such-reader, which is not installed here: `pip install no-such-reader`"
+    for tools, lines in (("python", [line]), ("files", [])):
+        with FakeEndpoint(script("Done.")) as server:
+            words = ["--data", str(tmp_path / "a.zzz"), "--tools", tools, "--out", str(tmp_path / tools)]
+            assert run(["agent", "run", "--endpoint", server.url, "What?", *words]) == 0
+        assert [text for text in capsys.readouterr().err.splitlines() if "zzz" in text and "note" in text] == lines
 
 
 def test_inputs_are_those_that_the_run_was_given(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 from qwq.agent.approvals import NO_RULES, Approvals, approvals_of, read_approvals
 from qwq.agent.events import EVENTS, Event, EventKind, EventLog, read_run
-from qwq.agent.folder import FILES_BELOW, AgentFolder
+from qwq.agent.folder import FILES_BELOW, AgentFolder, resume_command
 from qwq.agent.report import correction
 from qwq.agent.run import (
     AgentLimits,
@@ -30,9 +31,9 @@ from qwq.agent.show import one_line
 from qwq.engine.options import MODEL_DEFAULTS, ModelOptions
 from qwq.engine.sampler import SamplingParams
 from qwq.envs.toolbox import Toolbox, make_toolsets, workspace_for
-from qwq.envs.workspace import check_size, read_files, read_folder
+from qwq.envs.workspace import check_size, missing_readers, read_files, read_folder
 from qwq.errors import ConfigError, InfraError, UsageError
-from qwq.rollout.policies.endpoint import SAME_COMMAND, EndpointPolicy
+from qwq.rollout.policies.endpoint import EndpointPolicy
 from qwq.rollout.policies.local import open_policy
 from qwq.rollout.policy import Policy
 from qwq.sandbox import SessionLimits
@@ -72,7 +73,7 @@ def start(request: AgentRequest) -> tuple[AgentOutcome, Path]:
     """
     out = request.out or RUNS / f"{time.strftime('%Y%m%d-%H%M%S')}-{_slug(request.task)}"
     if (out / EVENTS).is_file() and read_run(out):
-        raise ConfigError(f"{out} holds a run: `qwq agent resume {out}` continues it, or give another --out")
+        raise ConfigError(f"{out} holds a run: `{resume_command(out)}` continues it, or give another --out")
     if not request.task.strip():
         raise ConfigError("the task is empty: say what is to be done")
     if request.thinking_budget is not None and request.thinking_budget < 0:
@@ -81,6 +82,9 @@ def start(request: AgentRequest) -> tuple[AgentOutcome, Path]:
     limits = read_limits(request.budget)
     files = _files(request)
     toolbox = make_toolbox(request.tools, files, request.box_mb, mcp=request.mcp, allow_hosts=request.allow_hosts)
+    if {"python", "shell"} & set(request.tools):
+        for line in missing_readers(files):
+            print(f"note: {line}", file=sys.stderr, flush=True)
     policy = _policy(request.model, request.endpoint, request.params, request.engine)
     about = {
         "endpoint": request.endpoint,
@@ -139,7 +143,7 @@ def _play(
     except InfraError as error:
         if not (out / EVENTS).is_file() or not (events := read_run(out)):
             raise
-        outcome = _broken_off(events, str(error).removesuffix(SAME_COMMAND))
+        outcome = _broken_off(events, str(error))
         write_answer(AgentFolder(out), outcome)
         return outcome
     finally:
@@ -181,13 +185,15 @@ def settings_of(first: Event) -> AgentSettings:
     return AgentSettings(params, first["seed"], first["thinking_budget"], first["system"])
 
 
-def policy_of(first: Event, *, endpoint: str | None = None, engine: ModelOptions | None = None) -> Policy:
+def policy_of(
+    first: Event, *, endpoint: str | None = None, engine: ModelOptions | None = None, after_loss: str = ""
+) -> Policy:
     """The model of a run's first event, by default in the engine as it was; `endpoint` is its
-    server where that is another than before.
+    server where that is another than before. `after_loss`: see `EndpointPolicy`.
     """
     server = endpoint or first["endpoint"]
     engine = engine or ModelOptions(**first["engine"])
-    return _policy(first["model"] if server else first["source"], server, settings_of(first).params, engine)
+    return _policy(first["model"] if server else first["source"], server, settings_of(first).params, engine, after_loss)
 
 
 def toolbox_of(first: Event, out: Path) -> Toolbox:
@@ -226,9 +232,11 @@ class OwnToolbox(Toolbox):
             self.workspace.close()
 
 
-def _policy(model: str, endpoint: str | None, params: SamplingParams, engine: ModelOptions) -> Policy:
+def _policy(
+    model: str, endpoint: str | None, params: SamplingParams, engine: ModelOptions, after_loss: str = ""
+) -> Policy:
     if endpoint is not None:
-        server = EndpointPolicy(endpoint, model, concurrency=1).connect()
+        server = EndpointPolicy(endpoint, model, concurrency=1, after_loss=after_loss).connect()
         server.client.context = engine.max_model_len or server.client.context
         return server
     return open_policy(model, max_new_tokens=params.max_new_tokens, options=engine.engine(max_num_seqs=1))
@@ -241,7 +249,7 @@ def _files(request: AgentRequest) -> dict[str, bytes]:
     sizes = {name: len(data) for name, data in files.items()}
     for path in dict.fromkeys(request.data):
         if path.is_dir():
-            raise UsageError(f"--data {path} is a folder: give its files, or --workspace {path}")
+            raise UsageError(f"--data {path} is a folder: give its files, or --workspace {shlex.quote(str(path))}")
         if path.name in sizes:
             raise UsageError(f"two files named {path.name} go into the workspace: rename {path}")
         sizes[path.name] = path.stat().st_size if path.is_file() else 0
@@ -301,10 +309,10 @@ def summary(outcome: AgentOutcome, out: Path) -> str:
     spent = f"{outcome.model_calls} model calls, {outcome.tool_calls} tool calls, {outcome.seconds:.1f} s"
     lines = [f"{outcome.stop_reason.value}{f' ({outcome.budget})' if outcome.budget else ''}: {spent}; {out}"]
     if outcome.waiting:
-        words = f"qwq agent resume {out} --approve {outcome.waiting[0]}"
-        lines.append(f"waiting for a decision: {', '.join(outcome.waiting)}; `{words}` or --deny runs on")
+        command = resume_command(out, "--approve", outcome.waiting[0])
+        lines.append(f"waiting for a decision: {', '.join(outcome.waiting)}; `{command}` or --deny runs on")
     if outcome.failure:
-        lines.append(f"stopped: {one_line(outcome.failure)}; `qwq agent resume {out}` continues it")
+        lines.append(f"stopped: {one_line(outcome.failure)}; `{resume_command(out)}` continues it")
     if outcome.unsupported:
         lines.append(
             f"{outcome.unsupported} numbers or claims of the report are supported by no executed call: see report.html"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qwq.agent.events import EventKind, read_run, sha256
-from qwq.agent.folder import AgentFolder
+from qwq.agent.folder import AgentFolder, resume_command
 from qwq.common.files import write_atomic
 from qwq.envs.workspace import is_safe
 from qwq.errors import DataError, UsageError
@@ -30,7 +30,7 @@ def changes_of(out: Path) -> list[FileChange]:
     """
     events, folder = read_run(out), AgentFolder(out)
     if not events or events[-1]["event"] != EventKind.FINISH:
-        raise UsageError(f"{out}: the run has not ended: `qwq agent resume {out}` continues it")
+        raise UsageError(f"{out}: the run has not ended: `{resume_command(out)}` continues it")
     files: dict[str, Any] = events[-1]["files"] or {"added": {}, "changed": {}, "removed": {}}
     changes = [FileChange(n, None, _kept(folder.workspace, n, state)) for n, state in files["added"].items()]
     changes += [

@@ -65,7 +65,7 @@ class EventLog:
     """The log of one run, open for appending; one process at a time (ConfigError).
 
     `events` are all so far. `wall` and `steady` are the clocks of `t` and `s`. `heard` is called
-    with every new event.
+    with every new event. `otherwise`: what else a caller may do whose folder is in use.
     """
 
     def __init__(
@@ -75,11 +75,12 @@ class EventLog:
         wall: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,
         heard: Callable[[Event], None] | None = None,
+        otherwise: str = "",
     ) -> None:
         self.folder, self.heard = folder, heard
         self._wall, self._steady = wall, steady
         self._file = GrowingFile(
-            folder / EVENTS, f"another process runs the agent in {folder}: wait for it, or give another --out"
+            folder / EVENTS, f"another process runs the agent in {folder}: wait for it, or stop it{otherwise}"
         )
         try:
             self.events, self._last = _read(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,11 @@ FILES_BELOW = "\n\nFiles in the workspace:"  # begins the list of files that a r
 def own_task(task: str) -> str:
     """The task as it was written, without the list of files behind it."""
     return task.partition(FILES_BELOW)[0]
+
+
+def resume_command(out: Path, *more: str) -> str:
+    """The command that resumes the run in `out`."""
+    return shlex.join(["qwq", "agent", "resume", str(out), *more])
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from qwq.errors import DataError, InfraError
 from qwq.rollout.policy import NextRequest, Policy, TurnRequest
 from qwq.types import Turn
 
+AFTER_LOSS = "a replay keeps nothing and the run is as it was: replay again when the server is back"
 SAID = ("thinking", "answer", "calls")  # fields of a turn
 
 
@@ -76,7 +77,8 @@ def replay_model(out: Path, *, policy: Policy | None = None, endpoint: str | Non
     tools = RecordedTools(
         _LoggedTools(events), tape, AgentFolder(out), approvals, check=lambda *_: "", max_turns=limits.model_calls
     )
-    asked = _AskedAgain(policy or policy_of(first_of(events, out), endpoint=endpoint), tape, num_turns)
+    policy_here = policy or policy_of(first_of(events, out), endpoint=endpoint, after_loss=AFTER_LOSS)
+    asked = _AskedAgain(policy_here, tape, num_turns)
     try:
         for _ in episodes(asked, first["task"], first["tools"], tools, limits, settings):
             pass  # the policy stops behind the last turn, so none ends

@@ -22,7 +22,7 @@ from typing import Any
 
 from qwq.agent.approvals import NO_RULES, Approvals
 from qwq.agent.events import FORMAT, Event, EventKind, EventLog
-from qwq.agent.folder import AgentFolder
+from qwq.agent.folder import AgentFolder, resume_command
 from qwq.agent.recorded import AnswerCheck, RecordedTools, decide
 from qwq.agent.report import write_report
 from qwq.agent.tape import Tape
@@ -179,9 +179,10 @@ def run_agent(
     try:
         in_background(toolbox.reset(Problem("agent", "tools", (), {}, "agent"))).result()
         _check_tools(policy, toolbox, limits)
-        log = log or EventLog(out, heard=watcher.event)
+        begun = log is None
+        log = log or EventLog(out, heard=watcher.event, otherwise=", or give another --out")
         setup = _setup(policy, task, toolbox, limits, approvals, settings)
-        _begin(log, setup, folder, settings)
+        _begin(log, setup, folder, settings, resumed=not begun)
         tape = Tape(log)
         tools = RecordedTools(toolbox, tape, folder, approvals, check=check, max_turns=limits.model_calls)
         (episode,) = episodes(RecordedPolicy(policy, tape), task, setup["tools"], tools, limits, settings, watcher.text)
@@ -242,8 +243,12 @@ def _check_tools(policy: Policy, toolbox: Toolbox, limits: AgentLimits) -> None:
         )
 
 
-def _begin(log: EventLog, setup: Mapping[str, Any], folder: AgentFolder, settings: AgentSettings) -> None:
-    """Write the first event, or compare it with what the log holds."""
+def _begin(
+    log: EventLog, setup: Mapping[str, Any], folder: AgentFolder, settings: AgentSettings, *, resumed: bool
+) -> None:
+    """Write the first event, or compare it with what the log holds. `resumed`: the caller has the
+    log of the run and resumes it.
+    """
     if not log.events:
         folder.keep_inputs(settings.files)
         log.append(EventKind.RUN, **setup, durable=True)
@@ -251,9 +256,12 @@ def _begin(log: EventLog, setup: Mapping[str, Any], folder: AgentFolder, setting
     first = log.events[0]
     for key in ("task", "system", "exact", "tools", "limits", "sampling", "seed"):
         if json.loads(json.dumps(setup[key])) != first.get(key):
+            both = f"another {key} ({str(first.get(key))[:100]}, now {str(setup[key])[:100]})"
+            if resumed:
+                raise ConfigError(f"{log.folder} began with {both}: resume it with what it was begun with")
             raise ConfigError(
-                f"{log.folder} holds a run with another {key} ({str(first.get(key))[:100]}, now "
-                f"{str(setup[key])[:100]}): continue it with `qwq agent resume {log.folder}`, or give another --out"
+                f"{log.folder} holds a run with {both}: continue it with `{resume_command(log.folder)}`, or give "
+                "another --out"
             )
 
 

@@ -15,6 +15,7 @@ import errno
 import io
 import json
 import os
+import re
 import shlex
 import sys
 import traceback
@@ -55,6 +56,7 @@ AFTER_STOP = {
     "agent": "; `qwq agent resume DIR` resumes the run in DIR (--out, else the newest of runs/agent)",
 }
 RECIPE_COMMANDS = ("train", "explain")
+HYPHENED = re.compile(r"-[^-].")  # such as -x.csv, and no flag of one letter
 DOTLESS_OVERRIDES = (
     "name",
     "report_to",
@@ -416,10 +418,15 @@ def run(argv: Sequence[str]) -> int:
 
         tokens, texts = split_overrides(tokens)
         overrides = {key: parse_value(text) for key, text in texts.items()}
-    command, bound, ignored = app.parse_args(tokens, exit_on_error=False, print_error=False)
+    command, bound, ignored = app.parse_args(_with_hyphens(tokens), exit_on_error=False, print_error=False)
     extra = {"overrides": overrides} if "overrides" in ignored else {}
     status = command(*bound.args, **bound.kwargs, **extra)
     return status if isinstance(status, int) else 0
+
+
+def _with_hyphens(tokens: Sequence[str]) -> list[str]:
+    """Files here whose names begin with one hyphen as ./-NAME: no option of ours looks so."""
+    return [f"./{t}" if HYPHENED.match(t) and Path(t).is_file() else t for t in tokens]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -78,7 +78,7 @@ def up(
     finished = bool((results := group.folder.results()) and results["finished"])
     started = group.up([*parts, *([] if finished else [_spec("trainer", f"{own} {shlex.join(words)}")])])
     print(f"started: {', '.join(started) or 'nothing, all runs'}" + ("; the run is finished" if finished else ""))
-    print(f"status   qwq cluster status {group.folder}\nend      qwq cluster down {group.folder}")
+    print(_further_commands(group))
     return 0
 
 
@@ -123,14 +123,20 @@ def _group(run: Path) -> ProcessGroup:
     return ProcessGroup(RunFolder(run), lambda text: print(text, file=sys.stderr))
 
 
+def _further_commands(group: ProcessGroup) -> str:
+    folder = shlex.quote(str(group.folder))
+    return f"status   qwq cluster status {folder}\nend      qwq cluster down {folder}"
+
+
 def _model(recipe: Recipe, model: str | None, file: Path) -> str:
     from qwq.errors import ConfigError
 
     if found := model or recipe.model.path:
         return str(Path(found).expanduser().resolve()) if Path(found).expanduser().exists() else found
+    command = f"qwq train {shlex.quote(str(file))} --until STAGE"
     raise ConfigError(
-        f"{recipe.name} starts from a preset, which engines cannot load: run `qwq train {file} --until STAGE` up to "
-        "the stage before RL, then give --model RUN/checkpoints/STAGE/final"
+        f"{recipe.name} starts from a preset, which engines cannot load: run `{command}` up to the stage before RL, "
+        "then give --model RUN/checkpoints/STAGE/final"
     )
 
 

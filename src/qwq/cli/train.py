@@ -4,6 +4,7 @@ is.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,7 +32,8 @@ def train_recipe(
     print(f"\nresults  {folder.results_file}\nreport   {folder.report}")
     if results["finished"]:
         scorer = not any(recipe.stages[stage["name"]].trains_policy for stage in results["stages"])
-        print(f"score    qwq reward score FILE --model {folder}" if scorer else f"talk     qwq chat {folder}")
+        place = shlex.quote(str(folder))
+        print(f"score    qwq reward score FILE --model {place}" if scorer else f"talk     qwq chat {place}")
     else:
         print(f"resume   {command}" if until is None else f"resume   {_without_until(command, until)}")
 
@@ -42,7 +44,7 @@ def check_recipe(recipe: Recipe, runs: Path, *, until: str | None, fresh: bool) 
 
 
 def _without_until(command: str, until: str) -> str:
-    return command.replace(f" --until {until}", "")
+    return command.replace(f" --until {shlex.quote(until)}", "")
 
 
 def format_results(results: Mapping[str, Any]) -> str:

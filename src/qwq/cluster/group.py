@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import time
 import urllib.error
 import urllib.request
@@ -101,7 +102,7 @@ class ProcessGroup:
             if wanted != (member.command, member.host):
                 raise ConfigError(
                     f"{name} runs as `{member.command}` (process {member.pid}), and `{wanted[0]}` "
-                    f"is asked for: `qwq cluster down {self.folder}` first, or give the same options"
+                    f"is asked for: `qwq cluster down {shlex.quote(str(self.folder))}` first, or give the same options"
                 )
 
     def _keep(self, members: Sequence[DetachedProcess]) -> None:

@@ -79,13 +79,15 @@ class EndpointClient:
         opens_thinking: bool | None = None,
         patience: Sequence[float] = PATIENCE,
         connections: int = 16,
+        after_loss: str = GO_ON,
     ) -> None:
         """`api_key` None: from the environment (KEY_VARIABLES).
 
-        `opens_thinking`: see reply.py; None: by the name.
+        `opens_thinking`: see reply.py; None: by the name. `after_loss`: what follows for the user
+        where the server is gone; "" where the caller says it.
         """
         self.base, local = base_of(url)
-        self.model, self.patience = model, tuple(patience)
+        self.model, self.patience, self.after_loss = model, tuple(patience), after_loss
         self.opens_thinking = opens_thinking
         self.context: int | None = None
         self._limit_name, self._max_output = "max_tokens", sys.maxsize
@@ -206,7 +208,9 @@ class EndpointClient:
                 if bad_answers == ANSWER_TRIES:
                     raise RequestFailed(f"{self.base} gave {reason}") from None
         said = f"{self.base} gave no answer for {sum(self.patience):.0f} s ({reason})"
-        raise InfraError(f"{said}; {GO_ON}") if away else RequestFailed(said)
+        if not away:
+            raise RequestFailed(said)
+        raise InfraError("; ".join(filter(None, (said, self.after_loss))))
 
     def _read(self, answer: httpx2.Response, text: str, request: EndpointRequest) -> Turn:
         try:

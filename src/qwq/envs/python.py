@@ -9,6 +9,7 @@ from functools import cache
 
 from qwq.envs.jailed import JailedToolset, result_of_cell
 from qwq.envs.toolbox import Effect, ToolResult, ToolSpec, tool_schema, toolset
+from qwq.envs.workspace import READERS
 from qwq.sandbox import packages
 from qwq.sandbox.session_slots import PACKAGES
 from qwq.types import ToolCall
@@ -24,9 +25,10 @@ class PythonToolset(JailedToolset):
         self.timeout_s = timeout_s
 
     def specs(self) -> Sequence[ToolSpec]:
+        readers = () if self._desk is None else tuple(name for name in READERS if name in self._desk.packages)
         description = (
             "Run Python code. Variables, imports and files are kept from call to call. The value of the last "
-            f"expression is shown, and so are open matplotlib figures. {_installed()} No network."
+            f"expression is shown, and so are open matplotlib figures. {_installed(readers)} No network."
         )
         schema = tool_schema("python", description, {"code": {"type": "string"}}, ["code"])
         untrusted = self._desk is not None and self._desk.has_files
@@ -37,9 +39,10 @@ class PythonToolset(JailedToolset):
 
 
 @cache
-def _installed() -> str:
+def _installed(readers: tuple[str, ...]) -> str:
     """Which packages a model may count on, read without importing them."""
+    usual = (*PACKAGES, *readers)
     added = packages.versions()
-    there = {package.name for package in packages.of_host(PACKAGES)} | set(added)
-    names = [name for name in PACKAGES if name in there] + sorted(set(added) - set(PACKAGES))
+    there = {package.name for package in packages.of_host(usual)} | set(added)
+    names = [name for name in usual if name in there] + sorted(set(added) - set(usual))
     return f"Installed: {', '.join(names)}." if names else "Only the standard library is installed."

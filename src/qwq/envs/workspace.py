@@ -17,13 +17,13 @@ import hashlib
 import os
 import stat
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 from qwq.errors import UsageError
-from qwq.sandbox import CellResult, Level, Sandbox, Session, SessionLimits, SessionState, default_sandbox
+from qwq.sandbox import CellResult, Level, Sandbox, Session, SessionLimits, SessionState, default_sandbox, packages
 from qwq.sandbox.jail.box_files import MAX_DEPTH, MAX_FETCHED
 from qwq.sandbox.session_slots import PACKAGES
 
@@ -31,6 +31,29 @@ OUTPUTS = "outputs/"  # what tools put there themselves: long results in whole
 MAX_NAME = 1024
 # Of a folder that is copied in: what programs make again, or what holds a history.
 LEFT_OUT = {".git", ".hg", "__pycache__", ".venv", "node_modules", ".mypy_cache", ".pytest_cache", ".ruff_cache"}
+# Packages that pandas reads some files with: imported in a session whose files need them.
+READERS = {"pyarrow": (".parquet", ".feather", ".orc"), "openpyxl": (".xlsx",)}
+
+
+def readers_of(names: Iterable[str]) -> dict[str, str]:
+    """Packages that pandas needs for files of these names, each with the first such file."""
+    found: dict[str, str] = {}
+    for name in names:
+        for package, ends in READERS.items():
+            if name.lower().endswith(ends):
+                found.setdefault(package, name)
+    return found
+
+
+def missing_readers(names: Iterable[str]) -> list[str]:
+    """A line for each package that Python in the jail lacks to read files of these names."""
+    needed = readers_of(names)
+    there = {package.name for package in packages.of_host(tuple(needed))} | set(packages.versions())
+    return [
+        f"{name}: pandas reads it with {package}, which is not installed here: `pip install {package}`"
+        for package, name in needed.items()
+        if package not in there
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +88,8 @@ class Workspace:
     `files` is a mapping of names to contents, or a folder of the host, of which regular files are
     copied. `box_mb` bounds the files together, `limits` the cells. `programs` shows bash and the
     system's programs in the jail, which needs the level namespaces; `packages` of the host's Python
-    are there beside the usual ones, where they are installed. Raises UsageError for a name
-    that leads out of the workspace, and for more files than it holds.
+    are there beside the usual ones and those that read `files`, where they are installed. Raises
+    UsageError for a name that leads out of the workspace, and for more files than it holds.
     """
 
     def __init__(
@@ -82,7 +105,6 @@ class Workspace:
         limits = limits or SessionLimits()
         self.limits = replace(limits, box_mb=box_mb) if box_mb is not None else limits
         self.programs = programs
-        self.packages = (*PACKAGES, *packages)
         self._sandbox = sandbox
         self._session: Session | None = None
         self._lock = threading.Lock()
@@ -91,6 +113,7 @@ class Workspace:
         self._waiting: dict[str, bytes] = {}  # files that go in before the next cell
         if files is not None:
             self.add(files if isinstance(files, Mapping) else read_folder(files, self.limits))
+        self.packages = (*PACKAGES, *packages, *readers_of(self._seeds))
 
     def __enter__(self) -> Self:
         return self

@@ -8,6 +8,7 @@ livebench) are compared by problem too, so the difference need not be that of th
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ def compare(a: Path, b: Path) -> list[dict[str, Any]]:
     results = []
     for folder in (a, b):
         if not (folder / "results.json").is_file():
-            raise DataError(f"no results.json in {folder}: `qwq eval MODEL BENCH... --out {folder}` writes it")
+            raise DataError(
+                f"no results.json in {folder}: `qwq eval MODEL BENCH... --out {shlex.quote(str(folder))}` writes it"
+            )
         results.append(read_object(folder / "results.json"))
     shared = [name for name in results[0] if name in results[1]]
     if not shared:

@@ -5,6 +5,7 @@ the model is.
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -186,7 +187,7 @@ def _places(names: Sequence[str | Task], data: Path | None) -> list[tuple[Task, 
     if len(readers) != 1:
         raise ConfigError(
             f"--data {data} is a file, and {len(readers)} of the tasks read files: write NAME=PATH for each, such "
-            f"as gsm8k={data}"
+            f"as {shlex.quote(f'gsm8k={data}')}"
         )
     places[readers[0]] = (reader_of(places[readers[0]][0], str(data)), str(data))
     return places

@@ -4,6 +4,7 @@ and so its last policy.
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from qwq.common.hub_files import gguf_file, parse_hub_name
@@ -26,8 +27,9 @@ def model_folder(model: str) -> str:
     if name := run.last_finished(keeps_sequence):
         if run.final(name).is_dir():
             return str(run.final(name))
+        adapter = shlex.quote(str(run.adapter(name)))
         raise ModelError(
-            f"{run} kept only the adapter of stage {name}: `qwq export BASE DIR --adapter {run.adapter(name)}` "
-            "writes the whole model"
+            f"{run} kept only the adapter of stage {name}: `qwq export BASE DIR --adapter {adapter}` writes the whole "
+            "model"
         )
     raise ModelError(f"{run} has no finished stage yet: run `qwq train` on its recipe until the first one ends")

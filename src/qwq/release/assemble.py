@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -105,8 +106,8 @@ class Released:
         path = Path(source).expanduser()
         if path.suffix == ".gguf" or path.is_file():
             raise ModelError(
-                f"{source} is a file: release a run or a model folder; `qwq export {source} DIR` makes a folder of a "
-                "GGUF file"
+                f"{source} is a file: release a run or a model folder; `qwq export {shlex.quote(source)} DIR` makes a "
+                "folder of a GGUF file"
             )
         run = RunFolder(path)
         if (path / "config.json").is_file() or not run.holds_a_run:

@@ -454,3 +454,14 @@ def test_records_that_hostile_code_wrote(record):
     result = result_of(1, None, record, b"", b"", 10, 0.0)
     assert result.number == 1 and result.whole_text() is not None
     assert CellResult.from_dict(result.to_dict()) == result
+
+
+def test_threads_of_libraries_get_small_stacks(session):
+    """The C library would take the main thread's limit for each, so that a few fill the memory."""
+    code = (
+        "import ctypes\nlibc, size = ctypes.CDLL(None), ctypes.c_size_t()\n"
+        "attributes = ctypes.create_string_buffer(128)\n"
+        "libc.pthread_getattr_default_np(attributes)\nlibc.pthread_attr_getstacksize(attributes, ctypes.byref(size))\n"
+        "size.value"
+    )
+    assert session.run(code).value == str(8 << 20)

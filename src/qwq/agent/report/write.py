@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from qwq.agent.events import Event, EventKind, read_run
-from qwq.agent.folder import AgentFolder
+from qwq.agent.folder import AgentFolder, resume_command
 from qwq.agent.report.checked import Checked, check_text, context, listed_files
 from qwq.agent.report.page import page
 from qwq.agent.report.steps import CallRecord, read_steps
@@ -63,7 +63,7 @@ def write_report(run: Path) -> ReportOutcome:
     """Write `report.md` and `report.html` of a run that has ended. DataError for another folder."""
     events = read_run(run)
     if not events or events[-1]["event"] != EventKind.FINISH:
-        raise DataError(f"{run}: the run has not ended: `qwq agent resume {run}` continues it")
+        raise DataError(f"{run}: the run has not ended: `{resume_command(run)}` continues it")
     folder = AgentFolder(run)
     steps = read_steps(events, run)
     answer = str(events[-1]["answer"])

@@ -17,7 +17,6 @@ from qwq.rollout.policy import NextRequest, TurnRequest
 from qwq.types import Message, ParsedResponse, StopReason, Turn
 
 CONCURRENCY = 16
-SAME_COMMAND = f"; {GO_ON}"  # ends the text of a server that is gone; not every command is resumed by itself
 
 
 class EndpointPolicy:
@@ -25,7 +24,8 @@ class EndpointPolicy:
 
     `api_key` None takes QWQ_API_KEY or OPENAI_API_KEY. `opens_thinking`: whether its chat template
     opens the thinking, None where that is not known (see `endpoint.reply`). `patience`: seconds
-    between tries of a server that is away or busy.
+    between tries of a server that is away or busy. `after_loss`: what follows for the user where it
+    stays away, "" where the caller says it.
     """
 
     token_exact = False
@@ -42,13 +42,15 @@ class EndpointPolicy:
         api_key: str | None = None,
         opens_thinking: bool | None = None,
         patience: Sequence[float] = PATIENCE,
+        after_loss: str = GO_ON,
     ) -> None:
         if concurrency < 1:
             raise ConfigError(f"--concurrency is {concurrency}: give at least 1")
         self.concurrency = concurrency
         self.client = EndpointClient(
-            url, model, api_key=api_key, opens_thinking=opens_thinking, patience=patience, connections=concurrency
-        )
+            url, model, api_key=api_key, opens_thinking=opens_thinking, patience=patience, connections=concurrency,
+            after_loss=after_loss,
+        )  # fmt: skip
         self._flag = {} if opens_thinking is None else {"opens_thinking": opens_thinking}
 
     @property

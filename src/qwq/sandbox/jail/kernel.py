@@ -66,6 +66,17 @@ def syscall(name: str, *args: object) -> int:
     return _check(_libc.syscall(_long(NUMBERS[name]), *converted), name)
 
 
+def set_thread_stack(size: int) -> None:
+    """Bytes of stack for threads that libraries start; without it the C library takes the main
+    thread's limit. Python's own are set by `threading.stack_size`.
+    """
+    attributes = ctypes.create_string_buffer(128)  # a pthread_attr_t has 56 or 64
+    if _libc.pthread_attr_init(attributes) == 0:
+        _libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(size))
+        _libc.pthread_setattr_default_np(attributes)
+        _libc.pthread_attr_destroy(attributes)
+
+
 def clone(flags: int) -> int:
     """fork(2) with namespace flags.
 

@@ -369,6 +369,7 @@ def main() -> None:
     """Entry of the slot process; errors before the first run go to the parent as {"error": ...}."""
     _with_room_for_the_stack()
     threading.stack_size(THREAD_STACK)  # not the main thread's limit, which the C library would take
+    kernel.set_thread_stack(THREAD_STACK)  # the same for threads of libraries, such as Arrow's
     control = socket.socket(fileno=int(sys.argv[1]))
     config = json.loads(control.recv(1 << 16))
     os.environ.clear()
