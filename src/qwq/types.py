@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -292,12 +292,29 @@ class Response:
 
 
 @dataclass(slots=True)
-class Rollout:
-    """One sampled completion, token for token (design promise 2), and later what it earned.
+class TokenSegment:
+    """A prompt and what followed it, token for token, up to a compaction or the end.
 
     All lists below `completion_ids` have its length. `sampled_mask` is 1 where the model chose the
     token and 0 where the environment wrote it (tool results, forced closings); `sampler_logprobs`
-    is 0.0 there. `rewards` holds each term apart; `reward` is their sum, None after an infra error.
+    is 0.0 there.
+    """
+
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    sampled_mask: list[int]
+    sampler_logprobs: list[float]
+    weight_versions: list[int]
+
+
+@dataclass(slots=True)
+class Rollout:
+    """One sampled completion, token for token (design promise 2), and later what it earned.
+
+    The token columns are those of its first `TokenSegment`, whose prompt its group shares.
+    `segments` are the later ones: where the context was full, a compacted prompt begins the next.
+    `text` is that of all of them, later prompts included. `rewards` holds each term apart; `reward`
+    is their sum, None after an infra error.
     """
 
     problem_id: str
@@ -316,14 +333,26 @@ class Rollout:
     budget: int | None = None  # the thinking budget it was sampled under
     prompt: str = ""  # the rendered prompt, for readers
     expected: Any = None  # `Problem.expected`, for readers
+    segments: list[TokenSegment] = field(default_factory=list)
 
     @property
     def finished(self) -> bool:
         return self.stop_reason is StopReason.END
 
     @property
+    def all_segments(self) -> list[TokenSegment]:
+        """The first segment and those behind compactions."""
+        columns = (self.completion_ids, self.sampled_mask, self.sampler_logprobs, self.weight_versions)
+        return [TokenSegment(self.prompt_ids, *columns), *self.segments]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens after the prompts of all segments."""
+        return len(self.completion_ids) + sum(len(s.completion_ids) for s in self.segments)
+
+    @property
     def num_sampled(self) -> int:
-        return sum(self.sampled_mask)
+        return sum(self.sampled_mask) + sum(sum(s.sampled_mask) for s in self.segments)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -338,11 +367,13 @@ class Rollout:
             "reward": self.reward,
             "stop_reason": self.stop_reason.value,
             **({} if self.budget is None else {"budget": self.budget}),
+            **({"tokens": self.num_tokens} if self.segments else {}),
             "prompt_ids": self.prompt_ids,
             "completion_ids": self.completion_ids,
             "sampled_mask": self.sampled_mask,
             "sampler_logprobs": self.sampler_logprobs,
             "weight_versions": self.weight_versions,
+            **({"segments": [asdict(s) for s in self.segments]} if self.segments else {}),
         }
 
     @classmethod
@@ -353,5 +384,6 @@ class Rollout:
                 **known,
                 "stop_reason": StopReason(data["stop_reason"]),
                 "verdicts": [Verdict.from_dict(v) for v in data.get("verdicts", [])],
+                "segments": [TokenSegment(**s) for s in data.get("segments", [])],
             }
         )

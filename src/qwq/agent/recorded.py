@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any
 
 from qwq.agent.approvals import Approvals, Ruling, Then
-from qwq.agent.compact import compact, steps_of
 from qwq.agent.events import Event, EventKind, sha256
 from qwq.agent.folder import AgentFolder
 from qwq.agent.tape import Tape
@@ -24,11 +23,10 @@ from qwq.envs.base import Environment, Parked
 from qwq.envs.toolbox import IN_TASKS, Effect, ResultKind, Toolbox, ToolResult, ToolSpec
 from qwq.rollout.answers import AnswerPlan
 from qwq.rollout.budget import Note
+from qwq.rollout.compact import compaction_of
 from qwq.rollout.episode import Episode, Hooks
 from qwq.types import Message, ParsedResponse, Problem, ToolCall, Turn
 
-EARLIER = "outputs/earlier/{}.txt"  # in the workspace: a result that has left the context
-READERS = {"python", "read", "read_file", "shell"}  # tools that read files of the workspace
 # What the model is told of its answer, "" where nothing is wrong with it.
 AnswerCheck = Callable[[str, Sequence[Event]], str]
 
@@ -287,11 +285,7 @@ def make_room(
     """The messages that a full context is left with; results that leave it can be read in the
     workspace where a tool can read there.
     """
-    readable = READERS & set(tools.toolbox.specs())
-    steps = steps_of(episode.messages, [len(turn.parts.calls_in_order) for turn in episode.turns])
-    made = compact(
-        episode.problem.messages, steps, count, context, lambda ident: EARLIER.format(ident) if readable else ""
-    )
+    made = compaction_of(tools.toolbox, episode, count, context)
     if made is None:
         return None
     keep_earlier(tools.toolbox, tools.tape.log.events, (*made.dropped, *made.shortened))
@@ -305,9 +299,7 @@ def make_room(
 
 def keep_earlier(toolbox: Toolbox, events: Sequence[Event], ids: Sequence[str]) -> None:
     """Put the texts of results that leave the context into the workspace."""
-    if toolbox.workspace is not None and READERS & set(toolbox.specs()):
-        texts = {e["id"]: e["text"] for e in events if e["event"] == EventKind.RESULT and e["id"] in ids}
-        toolbox.workspace.add({EARLIER.format(i): text.encode(errors="replace") for i, text in texts.items()})
+    toolbox.keep_earlier({e["id"]: e["text"] for e in events if e["event"] == EventKind.RESULT and e["id"] in ids})
 
 
 def decide(tape: Tape, ident: str, good: bool, reason: str) -> Event:

@@ -52,6 +52,12 @@ class ToolLimits(Section):
     call_timeout_s: float | None = Field(
         None, gt=0, description="seconds of one call; default: the environment's own (30)"
     )
+    compact: bool = Field(
+        False,
+        description="a rollout that fills the context continues from a compacted prompt, which begins a new segment, "
+        "and all segments are trained on; max_new_tokens, which bounds them together, may then be more than the "
+        "model's positions. false: the rollout ends there, unfinished",
+    )
 
 
 class RlConfig(StageConfig):

@@ -122,6 +122,15 @@ class Environment:
         """How long `step` may take with these calls."""
         return self.timeout_s
 
+    def earlier_place(self, ident: str) -> str:
+        """Where a tool can read the result of call `ident` (call-4) once it has left the context;
+        "" for nowhere.
+        """
+        return ""
+
+    def keep_earlier(self, texts: Mapping[str, str]) -> None:
+        """Keep results that leave the context, by their calls, at their `earlier_place`."""
+
     def gave_nothing(self, call: ToolCall, text: str) -> bool:
         """Whether a result tells the model nothing; turns of such calls count as a loop."""
         return text.strip() in EMPTY_RESULTS

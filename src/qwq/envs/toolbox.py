@@ -189,6 +189,10 @@ def workspace_for(toolsets: Sequence[Toolset], sandbox: Sandbox | None = None, *
     return Workspace(sandbox, programs=any(t.needs_programs for t in toolsets), packages=packages, **options)
 
 
+EARLIER = "outputs/earlier/{}.txt"  # in the workspace: a result that has left the context
+FILE_READERS = {"python", "read", "read_file", "shell"}  # tools that read files of the workspace
+
+
 class Toolbox(Environment):
     """The environment made of toolsets and one workspace.
 
@@ -241,6 +245,13 @@ class Toolbox(Environment):
 
     def schemas(self) -> tuple[Mapping[str, Any], ...]:
         return tuple(spec.schema for spec in self.specs().values())
+
+    def earlier_place(self, ident: str) -> str:
+        return EARLIER.format(ident) if FILE_READERS & set(self.specs()) else ""
+
+    def keep_earlier(self, texts: Mapping[str, str]) -> None:
+        if self.workspace is not None and self.earlier_place(""):
+            self.workspace.add({self.earlier_place(i): text.encode(errors="replace") for i, text in texts.items()})
 
     def step_limit_s(self, calls: Sequence[ToolCall]) -> float:
         """Each toolset bounds its own calls, which run one after another."""

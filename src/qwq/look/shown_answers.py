@@ -73,6 +73,8 @@ def read_light(data: bytes | bytearray, start: int, end: int) -> tuple[dict[str,
             last = data.find(b"]", first, end)
             if first < at or last < 0 or not isinstance(record.get("problem_id"), str):
                 raise ValueError("no sample")
+            if "tokens" in record:  # of several segments; the mask is the first one's
+                return record, num_tokens(record)
             if data.startswith(_ONES[: last - first], first) and last - first < len(_ONES):
                 return record, (last - first + 2) // 3
             return record, data.count(b",", first, last) + (last > first)
@@ -106,8 +108,8 @@ def read_record(line: bytes) -> dict[str, Any]:
 
 def num_tokens(record: Record) -> int:
     """Tokens of the answer; 0 if the record does not say."""
-    ids = record.get("completion_ids")
-    count = len(ids) if isinstance(ids, list) else record.get("tokens")
+    ids, told = record.get("completion_ids"), record.get("tokens")
+    count = told if told is not None or not isinstance(ids, list) else len(ids)
     return count if isinstance(count, int) and abs(count) < 1 << 31 else 0
 
 
@@ -166,9 +168,9 @@ def entry(record: Record, place: str) -> ShownAnswer:
         budget=next((v for k in ("budget", "thinking_budget") if isinstance(v := record.get(k), int)), None),
         calls=_calls(record),
         facts=_facts(record, verdict),
-        completion_ids=_list(record.get("completion_ids")),
-        logprobs=_list(record.get("sampler_logprobs")),
-        sampled_mask=_list(record.get("sampled_mask")),
+        completion_ids=_column(record, "completion_ids"),
+        logprobs=_column(record, "sampler_logprobs"),
+        sampled_mask=_column(record, "sampled_mask"),
     )
 
 
@@ -237,8 +239,10 @@ def _facts(record: Record, verdict: Mapping[str, Any]) -> dict[str, str]:
     ):
         if verdict.get(mark):
             facts["verdict"] = words
-    versions = record.get("weight_versions")
-    if isinstance(versions, list) and versions:
+    if later := _segments(record):
+        facts["segments"] = f"{1 + len(later)}: the context was full"
+    versions = [v for part in (record, *later) for v in _list(part.get("weight_versions"))]
+    if versions:
         facts["weight version"] = (
             str(versions[0]) if versions[0] == versions[-1] else f"{versions[0]} to {versions[-1]}"
         )
@@ -257,6 +261,22 @@ def _facts(record: Record, verdict: Mapping[str, Any]) -> dict[str, str]:
 def _calls(record: Record) -> str:
     """The turns of a sample with several."""
     return transcript([t for t in _list(record.get("turns")) if isinstance(t, dict)])
+
+
+def _column(record: Record, name: str) -> list[Any]:
+    """A column of tokens, of all segments with the prompts of the later ones: nobody sampled
+    those.
+    """
+    out = [*_list(record.get(name))]
+    for segment in _segments(record):
+        prompt = _list(segment.get("prompt_ids"))
+        out += (prompt if name == "completion_ids" else [0] * len(prompt)) + _list(segment.get(name))
+    return out
+
+
+def _segments(record: Record) -> list[Record]:
+    """What followed where the context was full."""
+    return [s for s in _list(record.get("segments")) if isinstance(s, dict)]
 
 
 def _list(value: Any) -> list[Any]:

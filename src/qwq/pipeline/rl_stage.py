@@ -119,14 +119,15 @@ class RlStage(RlConfig, Stage):
             stays = stays | {"rollouts": ROLLOUT_TOKEN * step}
             common["rollouts"] = f"stages.{context.name}.samples (now {self.samples})"
         rows = min(compute.max_rows, self.prompts * self.samples)
-        sampling = sampling_phase(recipe, config, rows, longest, self.max_new_tokens, self.prompts)
+        new = min(self.max_new_tokens, config.max_positions)  # of one segment
+        sampling = sampling_phase(recipe, config, rows, longest, new, self.prompts)
         micro = micro_batches_of(self, compute.micro_batch_tokens)
-        tokens = min(step, max(compute.micro_batch_tokens, self.max_new_tokens)) + micro.prompts * longest
+        tokens = min(step, max(compute.micro_batch_tokens, new)) + micro.prompts * longest
         # Micro-batches hold whole completions: below that, micro_batch_tokens changes nothing.
         option = f"compute.micro_batch_tokens (now {compute.micro_batch_tokens})"
-        if self.max_new_tokens >= compute.micro_batch_tokens:
+        if new >= compute.micro_batch_tokens:
             option = f"stages.{context.name}.max_new_tokens (now {self.max_new_tokens})"
-        shape = (micro.completions, self.max_new_tokens)
+        shape = (micro.completions, new)
         copies = shared_copies(config, *shape, micro.prompts, longest)
         update = update_phase(recipe, config, tokens, trained, laid_out=copies)
         mask = mask_entries(*shape, longest)
@@ -138,9 +139,10 @@ class RlStage(RlConfig, Stage):
         ]
         return peak(base | stays, phases)
 
-    def completion_limit(self, context: PlanContext) -> CompletionLimit:
+    def completion_limit(self, context: PlanContext) -> CompletionLimit | None:
         longest = self.prompt_lengths(context).longest
-        return CompletionLimit(f"stages.{context.name}.max_new_tokens", longest, self.max_new_tokens)
+        limit = CompletionLimit(f"stages.{context.name}.max_new_tokens", longest, self.max_new_tokens)
+        return None if self.tools.compact else limit
 
     def on_cluster(self, clusters: Sequence[Cluster], context: PlanContext) -> list[ClusterPlan]:
         prompt, watched = int(self.prompt_lengths(context).mean), self.watched_on_cluster()
@@ -167,16 +169,14 @@ class RlStage(RlConfig, Stage):
         return [preview_source(chat, s, rows) for s in self.sources if s.path and s.path != "builtin"]
 
     def check(self, name: str, inputs: RunInputs, config: ModelConfig) -> list[str]:
-        """The loss, the advantage form, the reward functions and the problems; completions have to
-        fit the model's positions.
-        """
+        """The loss, advantage form, reward functions and problems; that completions have room."""
         from qwq.train.losses import load_advantage, load_loss
 
-        if self.max_new_tokens >= config.max_positions:
+        if self.max_new_tokens >= config.max_positions and not self.tools.compact:
             raise ConfigError(
                 f"stages.{name}.max_new_tokens is {self.max_new_tokens:,}, and the model has "
                 f"{config.max_positions:,} positions for prompt and completion together: give less than that by as "
-                "much as the prompts are long"
+                "much as the prompts are long, or set tools.compact"
             )
         load_loss(self.loss)
         self.check_rollout(name, inputs.recipe.rollout)

@@ -71,7 +71,7 @@ def _side(row: Row) -> str:
     reward = "no reward" if _reward(row) == float("-inf") else f"reward {number(_reward(row))}"
     return (
         f'<div class="side{" right" if right else ""}"><div class="small soft">{reward} ({terms}), '
-        f"{len(row['completion_ids']):,} tokens, ended by {text(row['stop_reason'])}</div>"
+        f"{row.get('tokens', len(row['completion_ids'])):,} tokens, ended by {text(row['stop_reason'])}</div>"
         f'<pre>{grey_thinking(without_end(row["text"]), _cut)}</pre><div class="small">'
         f'<b class="{"good" if right else "bad"}">{text(verdict["outcome"].replace("_", " "))}</b> '
         f"{text(verdict['reason'])}</div></div>"

@@ -40,12 +40,15 @@ class Scorer:
     debias_length: bool = True
 
     def scores(self, rollouts: Sequence[Rollout]) -> list[float]:
-        """Calibrated scores, about -2 to 2, of whole rollouts (prompt and completion)."""
-        sequences = [[*r.prompt_ids, *r.completion_ids] for r in rollouts]
+        """Calibrated scores, about -2 to 2, of whole rollouts (prompt and completion; the last
+        segment's).
+        """
+        last = [r.all_segments[-1] for r in rollouts]
+        sequences = [[*s.prompt_ids, *s.completion_ids] for s in last]
         raw = self.model.raw_scores(sequences)
         return [
-            self.calibration.apply(x, len(r.completion_ids), debias_length=self.debias_length)
-            for x, r in zip(raw, rollouts, strict=True)
+            self.calibration.apply(x, len(s.completion_ids), debias_length=self.debias_length)
+            for x, s in zip(raw, last, strict=True)
         ]
 
 
@@ -115,7 +118,7 @@ class Rewarder:
         places = [at for at in sorted(submitted) if gate_verdict(submitted[at][1]).correct]
         if not self.functions or not places:
             return
-        asked = [(*submitted[at], rollouts[at].completion_ids) for at in places]
+        asked = [(*submitted[at], rollouts[at].all_segments[-1].completion_ids) for at in places]
         for function in self.functions:
             for at, value in zip(places, function.values(asked, step=step), strict=True):
                 if value is not None:

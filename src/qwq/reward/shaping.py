@@ -42,9 +42,7 @@ class LengthShaping:
         for members in groups.values():
             if self.buffer:
                 for r in members:
-                    r.rewards["overlong"] = self.penalty * overlong(
-                        len(r.completion_ids), self.max_new_tokens, self.buffer
-                    )
+                    r.rewards["overlong"] = self.penalty * overlong(r.num_tokens, self.max_new_tokens, self.buffer)
             if self.weight:
                 right = [r for r in members if r.verdicts[-1].correct]
                 for r, share in zip(right, shorter([r.num_sampled for r in right]), strict=True):

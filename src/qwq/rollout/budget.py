@@ -28,8 +28,10 @@ class EpisodeLimits:
     episode as a loop, and so does a round of two. `max_loop` ends it after so many turns that say
     nothing new (see `loop_length`), two turns after the model was told so.
 
-    `last_turn`: where a limit ends the calls, one more turn without tools may answer. `tell_at`:
-    the share of a limit at which the model is told, once, in a result.
+    `compact`: a conversation that fills the context goes on from a shorter one (`compact.py`);
+    without it the episode ends there. `last_turn`: where a limit ends the calls, one more turn
+    without tools may answer. `tell_at`: the share of a limit at which the model is told, once, in a
+    result.
     """
 
     max_calls: int | None = None
@@ -42,6 +44,7 @@ class EpisodeLimits:
     max_repeats: int | None = None
     max_loop: int | None = None
     per_tool: Mapping[str, int] = field(default_factory=dict)
+    compact: bool = False
     last_turn: bool = False
     tell_at: float | None = None
 

@@ -16,6 +16,16 @@ from qwq.types import Problem, Response, Rollout
 OnResponse = Callable[[int, Problem, Response], None]
 
 
+def _rollout(episode: Episode, decode: Callable[[Sequence[int]], str]) -> Rollout:
+    """The rollout of an episode. Its text, for people, shows the prompts of later segments too."""
+    rollout = episode.rollout(episode.job.key.group)
+    first, *later = rollout.all_segments
+    rollout.prompt, rollout.text = decode(first.prompt_ids), decode(first.completion_ids)
+    for segment in later:
+        rollout.text += decode(segment.prompt_ids) + decode(segment.completion_ids)
+    return rollout
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a rollout belongs: its position among all, and its group's number in the stage."""
@@ -69,7 +79,5 @@ def collect(
         pass
     assert policy.chat is not None
     decode = policy.chat.tokenizer.decode
-    rollouts = [
-        e.rollout(e.job.key.group, text=decode(e.ids), prompt=decode(e.prompt_ids)) for _, e in sorted(episodes.items())
-    ]
+    rollouts = [_rollout(e, decode) for _, e in sorted(episodes.items())]
     return rollouts, [responses[at] for at in sorted(responses)]

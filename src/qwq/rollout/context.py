@@ -5,8 +5,10 @@ a compaction leaves of it, which begins a new segment.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from qwq.errors import ModelError
+from qwq.rollout.compact import make_room
 from qwq.rollout.policy import Policy
 from qwq.rollout.sample import Compact
 from qwq.rollout.under_way import LiveEpisode, chars_of
@@ -26,6 +28,8 @@ def go_on(
     """
     more = _next_ids(live, messages, policy, exact)
     context = policy.context
+    if compact is None and live.limits.compact and live.environment is not None:
+        compact = partial(make_room, live.environment)
     if compact is not None and context is not None:
         used = _used(live, messages, more)
         if used >= COMPACT_AT * context:
@@ -79,5 +83,8 @@ def _begin_segment(live: LiveEpisode, shorter: list[Message], policy: Policy, co
     if not live.exact:
         return StopReason.CONTEXT if live.num_chars / CHARS_PER_TOKEN >= context else None
     assert policy.chat is not None
-    live.episode.begin_segment(policy.chat.prompt_ids(shorter, live.tools))
-    return StopReason.CONTEXT if len(live.episode.prompt_ids) >= context else None
+    prompt = policy.chat.prompt_ids(shorter, live.tools)
+    if len(prompt) >= context:
+        return StopReason.CONTEXT
+    live.episode.begin_segment(prompt)
+    return None

@@ -8,7 +8,7 @@ from typing import Any
 
 from qwq.envs.base import Environment
 from qwq.errors import ModelError
-from qwq.types import Message, ParsedResponse, Problem, Response, Rollout, StopReason, ToolCall, Turn
+from qwq.types import Message, ParsedResponse, Problem, Response, Rollout, StopReason, TokenSegment, ToolCall, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +28,6 @@ class EpisodeJob:
     prompt_ids: Sequence[int] | None = None
     environment: Environment | None = None
     key: Any = None
-
-
-@dataclass(frozen=True, slots=True)
-class TokenSegment:
-    """A prompt and what followed it, up to a compaction; lists as in `Episode`."""
-
-    prompt_ids: list[int]
-    ids: list[int]
-    sampled_mask: list[int]
-    logprobs: list[float]
-    versions: list[int]
 
 
 @dataclass(slots=True)
@@ -82,7 +71,7 @@ class Episode:
         """Tokens after the prompt; without those of results where the policy is not token-exact."""
         if not self.exact:
             return sum(t.num_tokens for t in self.turns)
-        return len(self.ids) + sum(len(segment.ids) for segment in self.segments)
+        return len(self.ids) + sum(len(segment.completion_ids) for segment in self.segments)
 
     @property
     def num_thinking(self) -> int:
@@ -115,9 +104,12 @@ class Episode:
 
     def begin_segment(self, prompt_ids: Sequence[int]) -> None:
         """The next turn follows another prompt."""
-        self.segments.append(TokenSegment(self.prompt_ids, self.ids, self.sampled_mask, self.logprobs, self.versions))
+        self.segments.append(self._segment())
         self.prompt_ids = list(prompt_ids)
         self.ids, self.sampled_mask, self.logprobs, self.versions = [], [], [], []
+
+    def _segment(self) -> TokenSegment:
+        return TokenSegment(self.prompt_ids, self.ids, self.sampled_mask, self.logprobs, self.versions)
 
     def rollout(self, group: int = 0, *, text: str = "", prompt: str = "") -> Rollout:
         """The sample as training reads it, with `text` and `prompt` (as rendered) for people.
@@ -128,18 +120,18 @@ class Episode:
             raise ModelError(
                 f"the tokens of {self.problem.id} are not known: train on samples of a policy that is token-exact"
             )
-        if self.segments:
-            raise ModelError(f"{self.problem.id} was compacted: train on episodes that fit the context")
         assert self.stop_reason is not None
+        first, *later = *self.segments, self._segment()
         return Rollout(
             problem_id=self.problem.id,
             domain=self.problem.domain,
             group=group,
-            prompt_ids=self.prompt_ids,
-            completion_ids=self.ids,
-            sampled_mask=self.sampled_mask,
-            sampler_logprobs=self.logprobs,
-            weight_versions=self.versions,
+            prompt_ids=first.prompt_ids,
+            completion_ids=first.completion_ids,
+            sampled_mask=first.sampled_mask,
+            sampler_logprobs=first.sampler_logprobs,
+            weight_versions=first.weight_versions,
+            segments=later,
             stop_reason=self.stop_reason,
             text=text,
             budget=self.job.thinking_budget,

@@ -146,7 +146,8 @@ def check_lag(rollouts: Sequence[Rollout], step: int, updates: int, max_lag: int
     """How many steps the weights of each sampled token are behind `step`. InfraError where that is
     more than `max_lag`, or less than nothing: such a step is not trained on.
     """
-    lags = [step - v // updates for r in rollouts for v, s in zip(r.weight_versions, r.sampled_mask, strict=True) if s]
+    segments = [segment for r in rollouts for segment in r.all_segments]
+    lags = [step - v // updates for c in segments for v, s in zip(c.weight_versions, c.sampled_mask, strict=True) if s]
     if lags and not 0 <= min(lags) <= max(lags) <= max_lag:
         raise InfraError(
             f"step {step} has tokens of weights {max(lags)} steps back (the newest {min(lags)}), at most {max_lag} are "

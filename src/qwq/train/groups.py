@@ -9,14 +9,15 @@ makes no prompt worth keeping.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from qwq.model.layouts import micro_batches
 from qwq.train.losses import AdvantageForm, GroupRewards, differ, load_advantage
-from qwq.types import Rollout, StopReason
+from qwq.types import Rollout, StopReason, TokenSegment
 
 VERDICT_TERMS = ("accuracy", "partial")  # what a rule-based verdict pays
 LENGTH_TERMS = ("overlong", "length")  # what a recipe says about length
@@ -36,7 +37,7 @@ class Group:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of all completions."""
+        """Tokens of all completions (first segments, see `by_segment`)."""
         return sum(len(r.completion_ids) for r in self.rollouts)
 
     def split(self, max_tokens: int) -> list[Group]:
@@ -120,6 +121,23 @@ def after_refills(rollouts: Sequence[Rollout], prompts: int) -> list[Rollout]:
             kept |= decided
             wanted = max(1, wanted - len(decided))
     return [r for r in rollouts if r.group in kept]
+
+
+def by_segment(groups: Sequence[Group]) -> list[Group]:
+    """Groups of sequences, as they are packed: the first segments of a group, which share its
+    prompt, then each later segment, which has a prompt of its own, with its rollout's advantage.
+    """
+    out: list[Group] = []
+    for group in groups:
+        out.append(group)
+        for rollout, advantage in zip(group.rollouts, group.advantages, strict=True):
+            later = [replace(rollout, **_columns(s), segments=[]) for s in rollout.segments]
+            out += [Group([segment], [advantage]) for segment in later]
+    return out
+
+
+def _columns(segment: TokenSegment) -> dict[str, Any]:
+    return {f.name: getattr(segment, f.name) for f in fields(segment)}
 
 
 def without_truncated(groups: Sequence[Group]) -> list[Group]:

@@ -20,7 +20,7 @@ from qwq.cluster.division import combined
 from qwq.config import ComputeSection, RlConfig, RolloutSection
 from qwq.errors import InfraError
 from qwq.model.transformer import Transformer
-from qwq.train.groups import Group, with_tokens
+from qwq.train.groups import Group, by_segment, with_tokens
 from qwq.train.losses import BatchSize, ImportanceRule, Loss, PolicyTerms, load_loss, policy_terms
 from qwq.train.optim import Optimizer
 from qwq.train.packing import PackedBatch, batch_logprobs, micro_batches, pack_groups
@@ -86,10 +86,11 @@ class PolicyUpdater:
         default: those of `groups`.
         """
         self.version = step * self.config.updates
-        groups = with_tokens(groups)
+        batch = [r for g in with_tokens(groups) for r in g.rollouts] if batch is None else batch
+        groups = with_tokens(by_segment(groups))
         if not groups:
             return {"loss": 0.0, "trained_tokens": 0}
-        normaliser = self._normaliser([r for g in groups for r in g.rollouts] if batch is None else batch)
+        normaliser = self._normaliser(batch)
         shards = [self._micro_batches(shard) for shard in self.division.shards(groups)]
         updates: list[dict[str, float]] = []
         for update in range(self.config.updates):

@@ -309,7 +309,7 @@ class RlTrainer:
             domains.setdefault(r.domain, []).append(r.reward or 0.0)
             for term, value in r.rewards.items():
                 terms.setdefault(term, []).append(value)
-        tokens = sum(len(r.completion_ids) for r in rollouts)
+        tokens = sum(r.num_tokens for r in rollouts)
         metrics: dict[str, Any] = {
             "reward": _mean([r.reward or 0.0 for r in rewarded]),
             "reward_by_domain": {d: _mean(v) for d, v in sorted(domains.items())},

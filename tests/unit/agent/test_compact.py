@@ -11,14 +11,19 @@ import pytest
 from agent_tools import OutsideTools
 from scripted_policy import ScriptedPolicy
 
-from qwq.agent.compact import KEPT_TURNS, compact, steps_of
 from qwq.agent.events import EVENTS, read_events
-from qwq.agent.run import AgentLimits, run_agent
-from qwq.envs.toolbox import Toolbox
+from qwq.agent.run import SYSTEM, AgentLimits, run_agent
+from qwq.engine.sampler import SamplingParams
+from qwq.envs.toolbox import Toolbox, make_toolsets
+from qwq.envs.workspace import Workspace
+from qwq.rollout.budget import EpisodeLimits
+from qwq.rollout.compact import KEPT_TURNS, compact, steps_of
+from qwq.rollout.episode import EpisodeJob
+from qwq.rollout.episode import play as play_episodes
 from qwq.rollout.policy import TurnRequest
 from qwq.text.template import ChatFormat, default_template
 from qwq.text.tokenizer import train_bpe
-from qwq.types import Message, StopReason
+from qwq.types import Message, Problem, StopReason
 
 CONTEXT = 8192
 LIMITS = AgentLimits(model_calls=400, tool_calls=400)
@@ -42,11 +47,17 @@ def turn(n: int) -> str:
     return f"<think>\nnext is {n}\n</think>\n\nI look. {made}"
 
 
-def play(out: Path, chat: ChatFormat | None, num_turns: int = 260) -> tuple[Any, list[TurnRequest]]:
-    tools = OutsideTools(out.parent / "sent.txt")
+def scripted(sent: Path, chat: ChatFormat | None, num_turns: int) -> tuple[ScriptedPolicy, OutsideTools]:
+    tools = OutsideTools(sent)
     tools.answers = {str(n): (f"place {n} holds " + f"{n * 7} things, " * (n % 40),) for n in range(3000)}
     answer = "<think>\nso\n</think>\n\nThe last."
-    policy = ScriptedPolicy(lambda r: turn(n) if (n := len(r.key.episode.turns)) < num_turns else answer, chat, CONTEXT)
+    return ScriptedPolicy(
+        lambda r: turn(n) if (n := len(r.key.episode.turns)) < num_turns else answer, chat, CONTEXT
+    ), tools
+
+
+def play(out: Path, chat: ChatFormat | None, num_turns: int = 260) -> tuple[Any, list[TurnRequest]]:
+    policy, tools = scripted(out.parent / "sent.txt", chat, num_turns)
     outcome = run_agent(policy, TASK, toolbox=Toolbox([tools]), out=out, limits=LIMITS)
     return outcome, policy.asked
 
@@ -85,9 +96,43 @@ def test_segments_hold_every_sampled_token(chat: ChatFormat, tmp_path: Path) -> 
     _, asked = play(tmp_path / "run", chat)
     episode = asked[-1].key.episode
     assert len(episode.segments) >= 3
-    sampled = [i for s in (*episode.segments, episode) for i, m in zip(s.ids, s.sampled_mask, strict=True) if m]
+    segments = episode.rollout().all_segments
+    sampled = [i for s in segments for i, m in zip(s.completion_ids, s.sampled_mask, strict=True) if m]
     assert sampled == [i for t in episode.turns for i in t.ids]
     assert all(s.prompt_ids != episode.prompt_ids for s in episode.segments)
+
+
+def test_rl_compacts_as_the_agent_does(chat: ChatFormat, tmp_path: Path) -> None:
+    """The same turns lead to the same prompts, token for token."""
+    _, asked = play(tmp_path / "run", chat, 130)
+    policy, tools = scripted(tmp_path / "sent.txt", chat, 130)
+    toolbox = Toolbox([tools])
+    schemas = tuple(spec.schema for spec in toolbox.specs().values())
+    messages = (Message("system", SYSTEM), Message("user", TASK))
+    job = EpisodeJob(Problem("p", "tools", messages, {}, "p", schemas), environment=toolbox)
+    limits = EpisodeLimits(max_calls=400, compact=True)
+    (episode,) = play_episodes(policy, iter([job]), SamplingParams(max_new_tokens=8192), limits=limits, exact=True)
+    assert len(episode.segments) >= 2 and episode.stop_reason is StopReason.END
+    assert [r.prompt_ids for r in policy.asked] == [r.prompt_ids for r in asked]
+
+
+def test_without_compaction_a_full_context_ends_an_episode(chat: ChatFormat, tmp_path: Path) -> None:
+    policy, tools = scripted(tmp_path / "sent.txt", chat, 130)
+    toolbox = Toolbox([tools])
+    problem = Problem(
+        "p", "tools", (Message("user", TASK),), {}, "p", tuple(s.schema for s in toolbox.specs().values())
+    )
+    limits, params = EpisodeLimits(max_calls=400), SamplingParams(max_new_tokens=8192)
+    (episode,) = play_episodes(policy, iter([EpisodeJob(problem, environment=toolbox)]), params, limits=limits)
+    assert episode.stop_reason is StopReason.CONTEXT and not episode.segments
+
+
+def test_results_that_leave_the_context_can_be_read_where_a_tool_reads(tmp_path: Path) -> None:
+    with Workspace() as desk:
+        box = Toolbox(make_toolsets(["python"]), desk)
+        box.keep_earlier({"call-4": "all of it"})
+        assert desk.read(box.earlier_place("call-4")) == b"all of it"
+    assert Toolbox([OutsideTools(tmp_path / "sent.txt")]).earlier_place("call-4") == ""
 
 
 def test_a_resumed_run_compacts_the_same(chat: ChatFormat, tmp_path: Path) -> None:

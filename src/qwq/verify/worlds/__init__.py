@@ -73,7 +73,8 @@ def response_of_rollout(rollout: Rollout, chat: ChatFormat, tools: Mapping[str, 
     """
     turns: list[list[int]] = [[]]
     between = False
-    for token, sampled in zip(rollout.completion_ids, rollout.sampled_mask, strict=True):
+    columns = [pair for s in rollout.all_segments for pair in zip(s.completion_ids, s.sampled_mask, strict=True)]
+    for token, sampled in columns:
         if between and not sampled:
             continue
         if between:

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from qwq.envs.base import Environment
+from qwq.rollout.sample import Episode
 from qwq.text.response import parse
 from qwq.types import Message
 
@@ -50,6 +52,33 @@ class Compaction:
     dropped_turns: int
     thoughts: int
     text: str
+
+
+def make_room(
+    environment: Environment, episode: Episode, count: Callable[[Sequence[Message]], int], context: int
+) -> Sequence[Message] | None:
+    """The messages that an episode's full context is left with, None where nothing can go;
+    `environment` keeps the results that leave it.
+    """
+    made = compaction_of(environment, episode, count, context)
+    if made is None:
+        return None
+    gone = {*made.dropped, *made.shortened}
+    steps = steps_of_episode(episode)
+    pairs = [(i, m.content) for s in steps for i, m in zip(s.calls, s.answers, strict=False) if i in gone]
+    environment.keep_earlier(dict(pairs))
+    return made.messages
+
+
+def compaction_of(
+    environment: Environment, episode: Episode, count: Callable[[Sequence[Message]], int], context: int
+) -> Compaction | None:
+    """What is left of an episode that fills its context, see `compact`."""
+    return compact(episode.problem.messages, steps_of_episode(episode), count, context, environment.earlier_place)
+
+
+def steps_of_episode(episode: Episode) -> list[Step]:
+    return steps_of(episode.messages, [len(turn.parts.calls_in_order) for turn in episode.turns])
 
 
 def steps_of(messages: Sequence[Message], num_calls: Sequence[int]) -> list[Step]:
