@@ -10,9 +10,13 @@ from engines import ServedHere
 from fleets import PROMPTS, SAMPLES, STEPS, ending_model, events, metrics, prompts, rollouts, run, weights
 from stand_in_vllm import StandInVllm
 
+from qwq.endpoint.rollout_client import RolloutClient, SampleRequest
 from qwq.errors import InfraError
+from qwq.release.export import ExportOptions, export
 
-FAST = {"rollout.rejoin_s": 0.05, "rollout.give_up_s": 1.5, "rollout.sync_timeout_s": 20.0}
+FAST = {"rollout.rejoin_s": 0.05, "rollout.give_up_s": 60.0, "rollout.sync_timeout_s": 20.0}
+GIVES_UP = FAST | {"rollout.give_up_s": 5.0}
+WILD = {"rollout.policy": "vllm", "stages.rl1.optim.lr": 3e-2}  # steps that a probe of the weights before sees
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +71,18 @@ def test_salt_or_pause_alone_keeps_the_cache_fresh(model, tmp_path, faults):
     assert max(m["mismatch_max"] for m in metrics(folder)) < 1e-4
 
 
-def test_a_stale_cache_fails_the_probe(model, tmp_path):
+@pytest.mark.parametrize("block", [16, 128])
+def test_a_stale_cache_fails_the_probe(model, tmp_path, block):
     """The test of the tests above: without salt and pause the engine mixes keys and values of the
-    weights before with the new ones, and labels the tokens with the new version.
+    weights before with the new ones, and labels the tokens with the new version. The blocks of
+    vLLM's CPU build hold 128 tokens, and only whole ones are reused.
     """
     with (
-        StandInVllm(model, faults=frozenset({"no_salt", "no_pause"})) as vllm,
+        StandInVllm(model, faults=frozenset({"no_salt", "no_pause"}), block=block) as vllm,
         pytest.raises(InfraError, match=r"no engine has been ready.*its probe differs from the trainer by"),
     ):
         run(
-            tmp_path, model, **FAST,
+            tmp_path, model, **GIVES_UP,
             **{"rollout.policy": "vllm", "rollout.endpoints": vllm.url, "stages.rl1.optim.lr": 3e-2},
         )  # fmt: skip
     assert [e["version"] for e in events(tmp_path / "fleet") if e["event"] == "ready"] == [0]
@@ -89,10 +95,56 @@ def test_an_engine_with_other_weights_gets_no_work(model, local, tmp_path):
         def post(self, path, body):
             return (200, {}) if path == "/collective_rpc" else super().post(path, body)
 
-    wild = {"rollout.policy": "vllm", "stages.rl1.optim.lr": 3e-2}
     with StandInVllm(model) as good, Deaf(model) as deaf:
-        folder = run(tmp_path, model, **FAST, **wild, **{"rollout.endpoints": f"{deaf.url},{good.url}"})
+        folder = run(tmp_path, model, **FAST, **WILD, **{"rollout.endpoints": f"{deaf.url},{good.url}"})
     assert prompts(folder) == prompts(local)
     told = [e for e in events(folder) if e.get("engine") == deaf.url]
     assert {e["version"] for e in told if e["event"] == "ready"} == {0}
     assert any("its probe differs" in e["error"] for e in told if e["event"] == "away")
+
+
+def test_a_tied_head_that_the_cpu_build_keeps_fails_the_probe(model, tmp_path):
+    with (
+        StandInVllm(model, faults=frozenset({"packed_head"})) as vllm,
+        pytest.raises(InfraError, match=r"no engine has been ready.*its probe differs from the trainer by"),
+    ):
+        run(tmp_path, model, **GIVES_UP, **WILD, **{"rollout.endpoints": vllm.url})
+
+
+def test_an_untied_copy_gets_its_head_with_each_reload(model, local, tmp_path):
+    untied = tmp_path / "untied"
+    export(str(model), untied, ExportOptions(untie=True))
+    with StandInVllm(untied, faults=frozenset({"packed_head"})) as vllm:
+        assert vllm.model.head is not None
+        folder = run(tmp_path, model, **FAST, **WILD, **{"rollout.endpoints": vllm.url})
+    assert prompts(folder) == prompts(local)
+    assert max(m["fleet"]["probe_max"] for m in metrics(folder)) < 1e-4
+    assert max(m["mismatch_max"] for m in metrics(folder)) < 1e-4
+
+
+def test_no_engine_is_resumed_on_half_loaded_weights(model, local, tmp_path):
+    """A sample would end vLLM's engine for good; the next reload mends it."""
+
+    class Stumbles(StandInVllm):
+        stumbled = False
+
+        def reload(self, folder):
+            first, self.stumbled = not self.stumbled, True
+            return super().reload(folder / "gone" if first else folder)
+
+    with Stumbles(model) as vllm:
+        folder = run(tmp_path, model, **FAST, **WILD, **{"rollout.endpoints": vllm.url})
+        assert vllm.stumbled and not vllm.dead
+    assert prompts(folder) == prompts(local)
+    assert any("status 500" in e["error"] for e in events(folder) if e["event"] == "away")
+
+
+def test_vllm_hears_which_requests_to_abort(model):
+    asked = [SampleRequest(ident, [5, 6, 7], 8, 1.0, "v", ignore_eos=True) for ident in ("a", "b")]
+    with StandInVllm(model) as vllm:
+        client = RolloutClient(vllm.url, "vllm")
+        client.abort(["a"], 10)
+        assert len(client.sample(asked[1], 10).token_ids) == 8
+        with pytest.raises(InfraError, match="aborted request a"):
+            client.sample(asked[0], 10)
+        client.close()

@@ -1,63 +1,26 @@
 """The RL loop as a whole learns: the real trainer, sampler and math verifier, on a model that is
 right now and then.
 
-The model is first shown answers to small sums of which less than half are right, so that it knows
-both; the reward alone then tells it which are the right ones.
+The model (`tests/support/sums.py`) has been shown answers of which less than half are right; the
+reward alone tells it which are the right ones.
 """
 
 from __future__ import annotations
 
 import json
-import random
 
 import pytest
 import torch
+from sums import PROBLEMS, chat_of, cold_start
 
 from qwq.config import ComputeSection, Optim
-from qwq.model.config import preset
-from qwq.model.transformer import Transformer
 from qwq.pipeline.stages.rl1 import Rl1Stage
 from qwq.reward.mixing import Rewarder
 from qwq.tasks.mix import ProblemMix
-from qwq.tasks.procedural.base import answer_turn
-from qwq.text.template import ChatFormat, default_template
-from qwq.text.tokenizer import train_bpe
 from qwq.train.checkpoint import StageRun
-from qwq.train.optim import Optimizer
 from qwq.train.rl import RlTrainer
-from qwq.train.supervised import supervised_step
-from qwq.types import Message, Problem
 
-STEPS, SHOWN, RIGHT = 30, 120, 0.4
-PROBLEMS = [
-    Problem(f"{word}-{a}", "math", (Message("user", f"{word} {a}"),), {"gold": str(factor * a)}, f"{word}-{a}")
-    for word, factor in (("Double", 2), ("Triple", 3))
-    for a in range(1, 9)
-]
-
-
-def cold_start(chat: ChatFormat) -> Transformer:
-    """A model that has seen each problem answered rightly in a share RIGHT of the cases, and
-    wrongly in the others.
-    """
-    rng = random.Random(0)
-
-    def document() -> tuple[list[int], list[float]]:
-        problem = rng.choice(PROBLEMS)
-        gold = int(problem.truth["gold"])
-        said = gold if rng.random() < RIGHT else gold + rng.choice((-1, 1))
-        ids, mask = chat.training_example((*problem.messages, answer_turn("so", f"\\boxed{{{said}}}")))
-        return ids, [float(m) for m in mask]
-
-    config = preset(
-        "tiny", vocab_size=chat.tokenizer.vocab_size, hidden_size=64, intermediate_size=128, num_heads=4,
-        num_kv_heads=2, head_dim=16, eos_token_id=chat.eos_ids[0],
-    )  # fmt: skip
-    model = Transformer(config).init_weights(torch.Generator().manual_seed(0))
-    optimizer = Optimizer(model, Optim(lr=5e-3, warmup=0.1), SHOWN)
-    for step in range(SHOWN):
-        supervised_step(model, optimizer, [document() for _ in range(32)], step)
-    return model
+STEPS = 30
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +29,8 @@ def rows(tmp_path_factory) -> list[dict]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    texts = [
-        default_template().render((*p.messages, answer_turn("so", f"\\boxed{{{p.truth['gold']}}}"))) for p in PROBLEMS
-    ]
-    chat = ChatFormat(train_bpe(texts, 280), default_template())
-    model = cold_start(chat)
+    chat = chat_of(PROBLEMS)
+    model = cold_start(chat, PROBLEMS)
     stage = Rl1Stage(
         kind="rl1",
         steps=STEPS,

@@ -56,12 +56,12 @@ def export(
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     name: str = "",
     license: str = "",
+    untie: bool = False,
     measure: MeasureFlags = MeasureFlags(),
 ) -> int:
     """Write a model for another program: a folder for transformers, vLLM or MLX, or a GGUF file.
 
-    Prints each file with its size and, for a quantised format, perplexity and score before and
-    after.
+    Prints each file with its size and, if quantised, perplexity and score before and after.
 
     Parameters
     ----------
@@ -87,13 +87,15 @@ def export(
         Name of the model in the file; the folder's by default.
     license
         Short name of its licence, such as apache-2.0; what the model's card says by default.
+    untie
+        Store a tied head as a tensor of its own: vLLM's CPU build needs it (docs/fleet.md).
     """
     from qwq.pipeline.resolve import model_folder
     from qwq.release.export import ExportOptions
     from qwq.release.export import export as write
 
-    chosen = measure.options()
-    options = ExportOptions(format, quant, bits, dtype, adapter or [], name, license, base=base, **chosen)
+    own: dict[str, Any] = {"base": base, "untie": untie, **measure.options()}
+    options = ExportOptions(format, quant, bits, dtype, adapter or [], name, license, **own)
     exported = write(model_folder(model), out, options)
     for file in exported.files:
         print(f"{file.num_bytes:>14,}  {file.path}")

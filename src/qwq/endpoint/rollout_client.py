@@ -18,6 +18,7 @@ from qwq.endpoint.openai_client import base_of, open_http
 from qwq.errors import ConfigError, InfraError
 
 EngineKind = Literal["qwq", "vllm"]
+VLLM_PREFIX = "generate-tokens-"  # vLLM knows a request by its id behind this, and answers 200 to an abort of others
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,9 @@ class RolloutClient:
         return body | {"sampling_params": sampling | {"stop_token_ids": list(r.eos_ids) if not r.ignore_eos else []}}
 
     def abort(self, idents: Sequence[str], timeout_s: float) -> None:
-        self._call("POST", "/inference/v1/abort_requests", {"request_ids": list(idents)}, timeout_s)
+        """Requests that are under way end with "abort"; unknown ones say nothing."""
+        known = [VLLM_PREFIX + ident for ident in idents] if self.kind == "vllm" else list(idents)
+        self._call("POST", "/inference/v1/abort_requests", {"request_ids": known}, timeout_s)
 
     # -- weights -----------------------------------------------------------------------------------
 
@@ -126,7 +129,9 @@ class RolloutClient:
         self._call("POST", f"/pause?mode={mode}", {}, timeout_s)
 
     def reload(self, folder: str, timeout_s: float) -> None:
-        """Load the weights of a folder that both machines see."""
+        """Load the weights of a folder that both machines see. Where that fails, resume only after
+        one that succeeded: vLLM's engine dies of a request that meets half-loaded weights.
+        """
         self._call(
             "POST", "/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": folder}}, timeout_s
         )

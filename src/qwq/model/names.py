@@ -10,6 +10,10 @@ from torch import Tensor
 
 from qwq.model.config import ModelConfig
 
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+# What config.json says beside a tied head that is stored as a tensor of its own.
+UNTIED: Mapping[str, bool] = {"tie_word_embeddings": False}
+
 
 def fused_parts(config: ModelConfig) -> Iterator[tuple[str, list[tuple[str, tuple[int, ...]]]]]:
     """Our name, and the names and shapes of the tensors that are laid one under the other to make
@@ -17,7 +21,7 @@ def fused_parts(config: ModelConfig) -> Iterator[tuple[str, list[tuple[str, tupl
     """
     d, f, e = config.hidden_size, config.intermediate_size, config.head_dim
     q, kv = config.num_heads * e, config.num_kv_heads * e
-    yield "embed.weight", [("model.embed_tokens.weight", (config.vocab_size, d))]
+    yield "embed.weight", [(EMBEDDING, (config.vocab_size, d))]
     for i in range(config.num_layers):
         ours, theirs = f"blocks.{i}.", f"model.layers.{i}."
         rows = (("q", q), ("k", kv), ("v", kv))
@@ -34,7 +38,7 @@ def fused_parts(config: ModelConfig) -> Iterator[tuple[str, list[tuple[str, tupl
         yield ours + "down.weight", [(theirs + "mlp.down_proj.weight", (d, f))]
     yield "norm.weight", [("model.norm.weight", (d,))]
     if not config.tie_embeddings:
-        yield "head.weight", [("lm_head.weight", (config.vocab_size, d))]
+        yield "head.weight", [(HEAD, (config.vocab_size, d))]
 
 
 def hf_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

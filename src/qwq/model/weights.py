@@ -51,7 +51,7 @@ from qwq.model.model_folder import (
     resolve_folder,
     stored_tensors,
 )
-from qwq.model.names import few, fused_parts, hf_shapes, state_to_hf
+from qwq.model.names import EMBEDDING, HEAD, UNTIED, few, fused_parts, hf_shapes, state_to_hf
 from qwq.model.transformer import Transformer
 
 __all__ = [
@@ -174,7 +174,7 @@ def load_reward_model(
 def _check(stored: Mapping[str, StoredTensor], config: ModelConfig, where: str) -> None:
     """ModelError unless the stored tensors are those that the config asks for."""
     wanted = hf_shapes(config)
-    harmless = ("rotary_emb.inv_freq", *(("lm_head.weight",) if config.tie_embeddings else ()))
+    harmless = ("rotary_emb.inv_freq", *((HEAD,) if config.tie_embeddings else ()))
     missing = [name for name in wanted if name not in stored]
     unknown = [name for name in stored if name not in wanted and not name.endswith(harmless)]
     if missing or unknown:
@@ -267,6 +267,7 @@ def save_model(
     generation: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
     durable: bool = True,
+    untie: bool = False,
 ) -> None:
     """Write config.json, safetensors and, where given, generation_config.json, as transformers
     reads them.
@@ -274,10 +275,15 @@ def save_model(
     A folder that is not there yet appears whole, by one rename. In one that is there, each file is
     replaced whole, weights first, and other files are left alone. Weights keep their dtype unless
     `dtype` is given. `generation` may hold several `eos_token_id`. `durable` False does not wait
-    for the disk: for weights that need not survive a power cut.
+    for the disk: for weights that need not survive a power cut. `untie` writes a tied head as a
+    tensor of its own.
     """
     state = state_to_hf(model.config, model.state_dict())
-    _save(model, state, {}, Path(folder), max_shard_bytes, generation, dtype, durable=durable)
+    extra: Mapping[str, Any] = {}
+    if untie and model.config.tie_embeddings:
+        extra = UNTIED
+        state[HEAD] = state[EMBEDDING]
+    _save(model, state, extra, Path(folder), max_shard_bytes, generation, dtype, durable=durable)
 
 
 def save_reward_model(
@@ -289,7 +295,7 @@ def save_reward_model(
     answers equal scores.
     """
     state = state_to_hf(backbone.config, backbone.state_dict())
-    state.pop("lm_head.weight", None)
+    state.pop(HEAD, None)
     state[SCORE] = score.detach().view(1, backbone.config.hidden_size).float()
     # num_labels is not stored as such: transformers counts the entries of id2label.
     extra = {

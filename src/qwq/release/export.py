@@ -10,7 +10,7 @@ import torch
 
 from qwq.common.files import atomic_folder, writing_to
 from qwq.errors import ConfigError, nearest
-from qwq.model.names import fused_parts
+from qwq.model.names import UNTIED, fused_parts
 from qwq.model.transformer import Transformer
 from qwq.release import to_mlx
 from qwq.release.activations import importance, task_windows
@@ -44,7 +44,7 @@ class ExportOptions:
     (gguf) is one of FILE_TYPES. `bits` (mlx) is 4 or 8. `dtype` (folders) is float32, bfloat16 or
     float16. `adapters` are merged in turn. `imatrix` (K-quants) and `gptq` (w8a8, w8a16, w4a16)
     calibrate on the task of `quality`, which also says what is measured. `base` is the model of an
-    adapter that is exported alone.
+    adapter that is exported alone. `untie` (hf) writes a tied head as a tensor of its own.
     """
 
     format: str | None = None
@@ -57,6 +57,7 @@ class ExportOptions:
     imatrix: bool = False
     gptq: bool = False
     base: str = ""
+    untie: bool = False
     quality: QualityOptions = field(default_factory=QualityOptions)
 
     def format_of(self, out: Path) -> str:
@@ -82,6 +83,7 @@ class ExportOptions:
             ("--dtype", self.dtype, name != "gguf", f"--format {kinds}"),
             ("--bits", self.bits, name == "mlx", "--format mlx"),
             ("--imatrix", self.imatrix, name == "gguf" and "_K" in self.quant_name, "the K-quants of a GGUF file"),
+            ("--untie", self.untie, name == "hf", "--format hf"),
             ("--gptq", self.gptq, name in SCHEMES, "--format w8a8, w8a16 and w4a16"),
             ("--max-loss", self.quality.max_loss is not None, self.loses(name), "a quantised format"),
         )
@@ -189,7 +191,9 @@ class _Export:
                 tensors = compressed_tensors(self.source, SCHEMES[kind], dtype, self._quantiser(dtype))
                 write_folder(self.source, partial, tensors, dtype, compressed_config(weights.config, SCHEMES[kind]))
             else:
-                write_folder(self.source, partial, plain_tensors(self.source, dtype), dtype)
+                untie = self.options.untie
+                plain = plain_tensors(self.source, dtype, untie=untie)
+                write_folder(self.source, partial, plain, dtype, UNTIED if untie else None)
             if check is not None:
                 check(partial)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from qwq.common.files import write_atomic
-from qwq.model.names import hf_shapes
+from qwq.model.names import EMBEDDING, HEAD, hf_shapes
 from qwq.model.weights import write_shards
 from qwq.release.model_source import ModelSource
 
@@ -35,7 +35,10 @@ def write_folder(
     source.chat.save(folder)
 
 
-def plain_tensors(source: ModelSource, dtype: torch.dtype) -> Iterable[tuple[str, Tensor]]:
-    """All tensors under Hugging Face's names, as `dtype`."""
-    for name in hf_shapes(source.weights.config):
-        yield name, source.weights.read(name).to(dtype, copy=True).contiguous()
+def plain_tensors(source: ModelSource, dtype: torch.dtype, *, untie: bool = False) -> Iterable[tuple[str, Tensor]]:
+    """All tensors under Hugging Face's names, as `dtype`; `untie`: a tied head, too."""
+    stored = {name: name for name in hf_shapes(source.weights.config)}
+    if untie:
+        stored.setdefault(HEAD, EMBEDDING)
+    for name, read in stored.items():
+        yield name, source.weights.read(read).to(dtype, copy=True).contiguous()

@@ -17,7 +17,9 @@ from typing import Literal
 from qwq.endpoint.rollout_client import EngineKind, RolloutClient, Sample, SampleRequest
 
 PROBE_TOKENS = 16  # that the engine samples
-PROBE_PROMPT = 96  # tokens of the fixed prompt at most: several blocks of a paged KV cache
+# Tokens of the fixed prompt at most: several blocks of a paged KV cache. vLLM reuses whole blocks,
+# of 128 tokens in its CPU build; engines of ours drop every cached prefix with a reload.
+PROBE_PROMPT: dict[EngineKind, int] = {"qwq": 96, "vllm": 320}
 BACKOFF = 2.0  # an engine that failed again waits so many times longer before it is asked again
 LONGEST_WAIT_S = 60.0
 

@@ -55,9 +55,10 @@ class FleetSampler:
             **{key: getattr(rollout, key) for key in keys},
         )  # fmt: skip
         assert rollout.policy != "local"
+        self._policy = rollout.policy
         engines = open_engines(rollout.endpoints, rollout.policy, concurrency=rollout.concurrency)
         room = model.config.max_positions - PROBE_TOKENS
-        prompt = chat.prompt_ids([Message("user", PROBE_TEXT)])[: min(PROBE_PROMPT, room)]
+        prompt = chat.prompt_ids([Message("user", PROBE_TEXT)])[: min(PROBE_PROMPT[rollout.policy], room)]
         self._open: Callable[[], Fleet] = lambda: Fleet(
             engines, chat, params, settings, prompt=prompt, limits=limits, note=run.progress.note
         )
@@ -131,9 +132,13 @@ class FleetSampler:
     # -- the trainer's side of a sync --------------------------------------------------------------
 
     def _save(self, folder: Path) -> None:
-        """The weights as a model folder; adapters are merged in a copy."""
+        """The weights as a model folder; adapters are merged in a copy.
+
+        vLLM gets a tied head as a tensor of its own. A server of a tied model leaves it out; one of
+        an untied copy (`qwq export --untie`) reads it.
+        """
         model = lora.merge(copy.deepcopy(self.model)) if lora.adapters(self.model) else self.model
-        save_model(model, folder, durable=False)
+        save_model(model, folder, durable=False, untie=self._policy == "vllm")
 
     @torch.no_grad()
     def _score(self, prompt: Sequence[int], ids: Sequence[int]) -> list[float]:

@@ -51,6 +51,15 @@ def test_a_place_where_nothing_can_be_written(base, tmp_path):
             export(str(base), out)
 
 
+def test_a_tied_head_as_a_tensor_of_its_own(base, tmp_path):
+    export(str(base), out := tmp_path / "out", ExportOptions(untie=True))
+    model = load_model(out)
+    assert not model.config.tie_embeddings and torch.equal(model.head.weight, model.embed.weight)
+    torch.testing.assert_close(logits(model), logits(load_model(base)), atol=0, rtol=0)
+    with pytest.raises(ConfigError, match="--untie goes with --format hf, this is gguf F16"):
+        export(str(base), tmp_path / "out.gguf", ExportOptions(untie=True))
+
+
 def test_half_the_size_in_bfloat16_and_no_folder_is_overwritten(base, tmp_path):
     export(str(base), out := tmp_path / "small", ExportOptions(dtype="bfloat16"))
     sizes = [sum(f.stat().st_size for f in folder.glob("*.safetensors")) for folder in (out, base)]
