@@ -47,6 +47,11 @@ test-fleet-faults: $(STAMP)
 test-hosts: $(STAMP)
 	$(BIN)/python tests/slow/two_hosts.py
 
+# A run on three hosts of a Ray cluster (network namespaces), one of which is killed or cut off; needs root and Ray.
+.PHONY: test-ray-hosts
+test-ray-hosts: $(STAMP)
+	$(BIN)/python tests/slow/ray_hosts.py
+
 # Gold answers of the sets for agents in DATA are right, known wrong ones are wrong; two minutes on one core.
 DATA = ../shared/data/agent
 test-agent-sets: $(STAMP)

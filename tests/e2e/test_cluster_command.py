@@ -121,6 +121,39 @@ def test_a_killed_engine_comes_back_and_down_leaves_nothing(up, tmp_path):
         bystander.wait()
 
 
+def test_a_killed_engine_is_started_again_by_itself(up, tmp_path):
+    folder = tmp_path / "runs" / "fleet"
+    first = up("--restarts", "1")
+    assert first.returncode == 0 and "started: engine-1, engine-2, trainer, watcher" in first.stdout, first.stderr
+    before = state(folder)
+    for name in ("engine-2", "trainer"):
+        os.kill(int(before[name]["pid"]), signal.SIGKILL)
+    wait_for(
+        lambda: {n for n, m in state(folder).items() if m["pid"] != before[n]["pid"]} == {"engine-2", "trainer"}, "both"
+    )
+    metrics = folder / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") >= 2, "two steps")
+    after = state(folder)
+    log = (folder / "cluster" / "watcher.log").read_text()
+    assert all(
+        re.search(rf"{n} had ended .* started again as process \d+, 0 restarts left", log)
+        for n in ("engine-2", "trainer")
+    )
+    os.kill(int(after["engine-2"]["pid"]), signal.SIGKILL)
+    wait_for(
+        lambda: (
+            "engine-2: it has ended, and was started again 1 times" in (folder / "cluster" / "watcher.log").read_text()
+        ),
+        "the end",
+    )
+    assert state(folder) == after
+    done = qwq("cluster", "down", folder)
+    assert set(done.stdout.strip().removeprefix("ended: ").split(", ")) == {"engine-1", "trainer", "watcher"}, (
+        done.stderr
+    )
+    assert not any(runs_still(int(m["pid"])) for m in after.values())
+
+
 def test_an_engine_that_does_not_start_is_told_with_its_last_line(up, tmp_path):
     failed = up("--model", str(tmp_path / "nowhere"))
     assert failed.returncode == 70

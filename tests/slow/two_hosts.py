@@ -3,6 +3,7 @@ Needs root and `ip`. `make test-hosts`.
 
     python tests/slow/two_hosts.py                  # 2 hosts with 2 processes each
     python tests/slow/two_hosts.py --per-host 1
+    python tests/slow/two_hosts.py --only cut       # the cable alone
 
 Both reductions against one process; then the cable is cut, and the run resumed.
 
@@ -83,20 +84,33 @@ def cut(per_host: int, runs: Path) -> tuple[float, list[str]]:
     return waited, [line for text in errors for line in text.splitlines() if line.startswith("error: ")]
 
 
+def cut_and_resumed(per_host: int, runs: Path) -> list[str]:
+    """What went wrong."""
+    waited, said = cut(per_host, runs)
+    print(f"cable cut: all ended after {waited:.1f} s; {said[:1]}", flush=True)
+    status, err = finish(runs, 1, "scatter", "--until", "sft")
+    print(f"the same run resumed on one process: status {status}", flush=True)
+    late = [] if said and waited < 4 * TIMEOUT_S + 30 else ["cut"]
+    return late + ([] if status == 0 and "resuming" in err else ["resume"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--per-host", type=int, default=2)
+    parser.add_argument("--only", choices=("fixed", "scatter", "cut"))
     args = parser.parse_args()
     wrong = []
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        status, err = finish(place / "alone", 1, "fixed")
+        status, err = (0, "") if args.only == "cut" else finish(place / "alone", 1, "fixed")
         if status:
             sys.exit(err)
         tear_down()
         set_up()
         try:
             for reduction, limits in (("fixed", (0.0, 0.0)), ("scatter", (1e-6, 2e-5))):
+                if args.only not in (None, reduction):
+                    continue
                 found = on_hosts(args.per_host, place / reduction, reduction)
                 loss, weight, unequal = differences(place / "alone" / "cluster", found)
                 good = loss <= limits[0] and weight <= limits[1]
@@ -106,12 +120,8 @@ def main() -> None:
                     f"tensors unequal {unequal}",
                     flush=True,
                 )
-            waited, said = cut(args.per_host, place / "cut")
-            wrong += [] if said and waited < 4 * TIMEOUT_S + 30 else ["cut"]
-            print(f"cable cut: all ended after {waited:.1f} s; {said[:1]}", flush=True)
-            status, err = finish(place / "cut", 1, "scatter", "--until", "sft")
-            wrong += [] if status == 0 and "resuming" in err else ["resume"]
-            print(f"the same run resumed on one process: status {status}", flush=True)
+            if args.only in (None, "cut"):
+                wrong += cut_and_resumed(args.per_host, place / "cut")
         finally:
             tear_down()
     print(json.dumps({"wrong": wrong}))

@@ -12,7 +12,9 @@ from __future__ import annotations
 import shlex
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from qwq.errors import InfraError
 
@@ -28,6 +30,45 @@ WHO = (
 )
 
 
+class RunProcess(Protocol):
+    """A process of a run, wherever it was started: `DetachedProcess`, or Ray's (`ray_group.py`)."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def command(self) -> str: ...
+
+    @property
+    def host(self) -> str: ...
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def log(self) -> str: ...
+
+    @property
+    def url(self) -> str: ...
+
+    def now(self) -> RunProcess:
+        """Where it is now: it may have been started again elsewhere."""
+        ...
+
+    def alive(self) -> bool: ...
+
+    def signal(self, name: str) -> None:
+        """Send TERM to the process, or KILL to its session, if it is still this one."""
+        ...
+
+    def release(self) -> None:
+        """Give back what a process that has ended still holds."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Host:
     """Where commands run: `template` is a shell command in which {host} is `name` and {command} one
@@ -36,6 +77,20 @@ class Host:
 
     name: str = ""
     template: str = HERE
+
+    @property
+    def label(self) -> str:
+        """How a place is told from another one."""
+        return self.name
+
+    def start(self, name: str, command: str, *, folder: str, log: str, url: str = "") -> DetachedProcess:
+        """Start `command` (shell words) in `folder`, its output in `log`. It is detached: neither
+        the end of this process nor of its terminal ends it.
+        """
+        quoted = shlex.quote(log)
+        script = f"{WHO}; cd {shlex.quote(folder)} || exit 1; setsid {command} </dev/null >>{quoted} 2>&1 & "
+        pid, _, started = self.run(f"{script}p=$!; echo $p $(who $p)").split(maxsplit=2)
+        return DetachedProcess(name, command, self.name, self.template, int(pid), started, log, url)
 
     def run(self, script: str) -> str:
         """What `script` printed. InfraError where the host cannot be reached or it failed."""
@@ -74,6 +129,17 @@ class DetachedProcess:
     def place(self) -> Host:
         return Host(self.host, self.template)
 
+    @property
+    def label(self) -> str:
+        return self.place.label
+
+    def now(self) -> DetachedProcess:
+        """It stays where it was started."""
+        return self
+
+    def release(self) -> None:
+        """It holds nothing but itself."""
+
     def alive(self) -> bool:
         """Whether it runs, and is no other process with the same id."""
         state, *started = self.place.run(f"{WHO}; who {self.pid}").split(maxsplit=1)
@@ -86,17 +152,7 @@ class DetachedProcess:
         self.place.run(f"{WHO}; {same}")
 
 
-def start(name: str, command: str, host: Host, *, folder: str, log: str, url: str = "") -> DetachedProcess:
-    """Start `command` (shell words) in `folder`, its output in `log`. It is detached: neither the
-    end of this process nor of its terminal ends it.
-    """
-    quoted = shlex.quote(log)
-    script = f"{WHO}; cd {shlex.quote(folder)} || exit 1; setsid {command} </dev/null >>{quoted} 2>&1 & "
-    pid, _, started = host.run(f"{script}p=$!; echo $p $(who $p)").split(maxsplit=2)
-    return DetachedProcess(name, command, host.name, host.template, int(pid), started, log, url)
-
-
-def end(members: list[DetachedProcess], grace_s: float) -> list[str]:
+def end(members: Sequence[RunProcess], grace_s: float) -> list[str]:
     """End these processes and no others: TERM, and after `grace_s` seconds KILL to the session of
     those that are left. Returns the names of those that had to be killed. InfraError where one
     does not end even so.
@@ -112,9 +168,10 @@ def end(members: list[DetachedProcess], grace_s: float) -> list[str]:
     return [m.name for m in killed]
 
 
-def _left(members: list[DetachedProcess], within_s: float) -> list[DetachedProcess]:
+def _left(members: Sequence[RunProcess], within_s: float) -> list[RunProcess]:
     """Those that still run after at most so many seconds."""
     until = time.monotonic() + within_s
+    members = list(members)
     while (members := [m for m in members if m.alive()]) and time.monotonic() < until:
         time.sleep(POLL_S)
     return members

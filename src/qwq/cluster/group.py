@@ -1,7 +1,7 @@
-"""The processes of one run, `qwq cluster up|status|down`: engines, sandbox servers, trainer.
+"""The processes of one run, `qwq cluster up|watch|status|down`: engines, sandbox servers, trainer.
 
-Their state is `cluster/state.json` in the run's folder, written after each start, and their output
-lies beside it. No torch.
+Which they are stands in the run's registry, written after each start, and their output lies beside
+it. No torch.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qwq.cluster.detached import POLL_S, DetachedProcess, Host, end, start
-from qwq.common.files import locked, read_record, whole_lines, write_atomic
+from qwq.cluster.detached import POLL_S, DetachedProcess, Host, RunProcess, end
+from qwq.cluster.ray_group import RayHosts, RayPlaced
+from qwq.cluster.registry import Registry
+from qwq.common.files import whole_lines
 from qwq.common.fleet_log import last_engines
 from qwq.common.run_folder import RunFolder
 from qwq.errors import ConfigError, InfraError
@@ -34,7 +36,7 @@ class ProcessSpec:
 
     name: str
     command: str
-    host: Host = dataclasses.field(default_factory=Host)
+    host: Host | RayHosts = dataclasses.field(default_factory=Host)
     url: str = ""
 
 
@@ -42,26 +44,22 @@ class ProcessGroup:
     """The processes of the run in `folder`. `note` hears what is done."""
 
     def __init__(self, folder: RunFolder, note: Callable[[str], None]) -> None:
-        self.folder, self.note = folder, note
+        self.folder, self.note, self.registry = folder, note, Registry(folder)
 
-    @property
-    def state_file(self) -> Path:
-        return self.folder.cluster / "state.json"
-
-    def members(self) -> list[DetachedProcess]:
+    def members(self) -> list[RunProcess]:
         """As they were written down. ConfigError where none were."""
-        if not self.state_file.is_file():
-            raise ConfigError(f"no processes of {self.folder}: `qwq cluster up RECIPE` starts them")
-        return [DetachedProcess(**member) for member in read_record(self.state_file)["members"]]
+        return [_member(table) for table in self.registry.read()]
 
     def up(self, parts: Sequence[ProcessSpec], *, ready_s: float = READY_S) -> list[str]:
         """Start what does not run, and wait until all servers answer; returns the names of what was
         started. ConfigError where one runs with another command, InfraError where one ends.
         """
-        with self._held():
-            known = {m.name: m for m in (self.members() if self.state_file.is_file() else [])}
-            running = {name: m for name, m in known.items() if m.alive()}
+        with self.registry.held():
+            known = [m.now() for m in (self.members() if self.registry.file.is_file() else [])]
+            running = {m.name: m for m in known if m.alive()}
             self._refuse_others(parts, running)
+            for gone in [m for m in known if m.name not in running]:
+                gone.release()
             started = []
             for servers in (True, False):
                 for part in [p for p in parts if bool(p.url) == servers and p.name not in running]:
@@ -72,51 +70,74 @@ class ProcessGroup:
                 self._wait([m for m in running.values() if m.url], ready_s)
             return started
 
-    def _start(self, part: ProcessSpec) -> DetachedProcess:
-        if part.url and answers(part.url):
+    def _start(self, part: ProcessSpec) -> RunProcess:
+        if isinstance(part.host, Host) and part.url and answers(part.url):
             raise ConfigError(
                 f"{part.name} is to listen at {part.url}, where another server answers already: give another --port, "
                 "or end that server"
             )
         log = str((self.folder.cluster / f"{part.name}.log").resolve())
-        return start(part.name, part.command, part.host, folder=str(Path.cwd()), log=log, url=part.url)
+        return part.host.start(part.name, part.command, folder=str(Path.cwd()), log=log, url=part.url)
+
+    def again(self, gone: RunProcess) -> RunProcess | None:
+        """Start a process again that has ended; None where it is not this run's any more."""
+        with self.registry.held():
+            members = self.members() if self.registry.file.is_file() else []
+            if gone not in members or not isinstance(gone, DetachedProcess):
+                return None
+            member = gone.place.start(gone.name, gone.command, folder=str(Path.cwd()), log=gone.log, url=gone.url)
+            self._keep([member if m == gone else m for m in members])
+            return member
 
     def down(self, grace_s: float) -> list[str]:
         """End the processes, the trainer first; returns the names of those that ran."""
-        with self._held():
+        with self.registry.held():
             members = self.members()
             running = [m for m in members if m.alive()]
             for servers in (False, True):
                 for name in end([m for m in running if bool(m.url) == servers], grace_s):
                     self.note(f"{name} did not end within {grace_s:g} s and was killed")
-            self.state_file.unlink()
+            for member in members:
+                member.release()
+            self.registry.file.unlink()
             return [m.name for m in running]
 
-    def _held(self) -> Any:
-        return locked(self.folder.cluster, f"another `qwq cluster` command works on {self.folder}: wait for it")
-
-    def _refuse_others(self, parts: Sequence[ProcessSpec], running: dict[str, DetachedProcess]) -> None:
-        asked = {p.name: (p.command, p.host.name) for p in parts}
+    def _refuse_others(self, parts: Sequence[ProcessSpec], running: dict[str, RunProcess]) -> None:
+        asked = {p.name: (p.command, p.host.label) for p in parts}
         for name, member in running.items():
-            wanted = asked.get(name, ("nothing", ""))
-            if wanted != (member.command, member.host):
+            wanted, where = asked.get(name, ("nothing", ""))
+            if (wanted, where) != (member.command, member.label):
                 raise ConfigError(
-                    f"{name} runs as `{member.command}` (process {member.pid}), and `{wanted[0]}` "
-                    f"is asked for: `qwq cluster down {shlex.quote(str(self.folder))}` first, or give the same options"
+                    f"{name} runs as `{member.command}` (process {member.pid}{_at(member.label)}), and `{wanted}`"
+                    f"{_at(where)} is asked for: `qwq cluster down {shlex.quote(str(self.folder))}` first, or give the "
+                    "same options"
                 )
 
-    def _keep(self, members: Sequence[DetachedProcess]) -> None:
-        write_atomic(self.state_file, json.dumps({"members": [dataclasses.asdict(m) for m in members]}, indent=1))
+    def _keep(self, members: Sequence[RunProcess]) -> None:
+        self.registry.write([_table(m) for m in members])
 
-    def _wait(self, servers: Sequence[DetachedProcess], ready_s: float) -> None:
+    def _wait(self, servers: Sequence[RunProcess], ready_s: float) -> None:
         until = time.monotonic() + ready_s
         for server in servers:
-            while not answers(server.url):
+            while not answers(server.now().url):
                 if not server.alive():
                     raise InfraError(f"{server.name} ended at its start: {last_line(server.log)}; see {server.log}")
                 if time.monotonic() > until:
                     raise InfraError(f"{server.name} has not answered at {server.url} within {ready_s:g} s")
                 time.sleep(POLL_S)
+
+
+def _member(table: dict[str, Any]) -> RunProcess:
+    return RayPlaced(**table) if "actor" in table else DetachedProcess(**table)
+
+
+def _table(member: RunProcess) -> dict[str, Any]:
+    assert isinstance(member, RayPlaced | DetachedProcess)
+    return dataclasses.asdict(member)
+
+
+def _at(label: str) -> str:
+    return f" at {label}" if label else ""
 
 
 def answers(url: str) -> bool:
@@ -138,7 +159,8 @@ def last_line(log: str) -> str:
 def status_lines(group: ProcessGroup) -> list[str]:
     """The processes, the engines as the trainer sees them, the last step and its lag."""
     lines = []
-    for member in group.members():
+    for known in group.members():
+        member = known.now()
         state = "running" if member.alive() else f"gone: {last_line(member.log)}"
         where = " ".join(filter(None, (member.host, f"process {member.pid}", member.url)))
         lines.append(f"{member.name:12} {where}  {state}")

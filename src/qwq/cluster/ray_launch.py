@@ -1,5 +1,5 @@
-"""Starts the processes of a run where Ray places them, and tells `launch` how they end. Only this
-file imports Ray.
+"""Starts the processes of a run where Ray places them, and tells `launch` how they end. This file
+and `ray_group.py` alone import Ray.
 
 Ray finds a host for each process, with a GPU where the recipe trains on one, and starts it there.
 It decides nothing about work: its tasks are not retried, and what a lost process has done is what
@@ -140,14 +140,10 @@ def on_ray(num_processes: int, argv: Sequence[str], *, gpus: bool = False) -> It
 
     ConfigError where Ray is not installed, InfraError where it has no room for them.
     """
-    try:
-        import ray
-        from ray import init  # fails where a folder named ray is all there is
-    except ImportError:
-        raise ConfigError(f"--launcher ray needs the package ray: {install_hint('ray')}") from None
+    ray = imported_ray()
     here = "RAY_ADDRESS" not in os.environ
     own = {"num_cpus": num_processes, "include_dashboard": False} if here else {}
-    init(log_to_driver=False, logging_level="ERROR", **own)
+    ray.init(log_to_driver=False, logging_level="ERROR", **own)
     signals: list[int] = []
     members: list[Member] = []
     try:
@@ -161,6 +157,16 @@ def on_ray(num_processes: int, argv: Sequence[str], *, gpus: bool = False) -> It
     finally:
         end_all(members)
         ray.shutdown()  # and with this the actors and their places
+
+
+def imported_ray() -> Any:
+    """The package. ConfigError where it is not installed."""
+    try:
+        import ray
+        from ray import init  # noqa: F401  # fails where a folder named ray is all there is
+    except ImportError:
+        raise ConfigError(f"--launcher ray needs the package ray: {install_hint('ray')}") from None
+    return ray
 
 
 def _placed(ray: Any, num_processes: int, gpus: bool) -> list[Any]:

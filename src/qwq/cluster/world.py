@@ -1,8 +1,8 @@
 """The processes of a run as one of them sees them: who it is, and what they tell each other.
 
 Messages are JSON over gloo, never pickle. Every wait is bounded: by `timeout_s` where all processes
-do the same work, by `work_timeout_s` where they wait for work of unequal length (sampling, the
-evaluation and the files of the first process).
+do the same work, and where another one is gone or stopped; by `work_timeout_s` where they wait for
+work of unequal length (sampling, the evaluation and the files of the first process).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from qwq.cluster.heartbeat import Heartbeat
 from qwq.cluster.place import RankPlace, note_group
 from qwq.cluster.ulysses import ContextGroup
 from qwq.config import ClusterSection
@@ -94,6 +95,7 @@ class ConnectedWorld(RankWorld):
         self.config: ClusterSection
         self.place, self.rank, self.size, self.local_size = place, place.rank, place.size, place.local_size
         self.slow = dist.new_group(backend="gloo", timeout=timedelta(seconds=config.work_timeout_s))
+        self.heartbeat = Heartbeat(place.size, config.timeout_s)
         self.context = self._context()
 
     def _context(self) -> ContextGroup | None:
@@ -125,10 +127,11 @@ class ConnectedWorld(RankWorld):
         group = self.slow if slow else None
         data = _bytes(value)
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-        dist.all_gather(sizes, torch.tensor([len(data)]), group=group)
+        self._wait(dist.all_gather(sizes, torch.tensor([len(data)]), group=group, async_op=True), group)
         longest = max(int(s) for s in sizes)
         parts = [torch.empty(longest, dtype=torch.uint8) for _ in range(self.size)]
-        dist.all_gather(parts, torch.cat((data, data.new_zeros(longest - len(data)))), group=group)
+        padded = torch.cat((data, data.new_zeros(longest - len(data))))
+        self._wait(dist.all_gather(parts, padded, group=group, async_op=True), group)
         return [_value(part[: int(size)]) for part, size in zip(parts, sizes, strict=True)]
 
     def stack(self, tensor: Tensor) -> Tensor:
@@ -143,10 +146,17 @@ class ConnectedWorld(RankWorld):
     def _broadcast(self, value: T, group: Any) -> T:
         data = _bytes(value) if self.leads else torch.empty(0, dtype=torch.uint8)
         size = torch.tensor([len(data)])
-        dist.broadcast(size, 0, group=group)
+        self._wait(dist.broadcast(size, 0, group=group, async_op=True), group)
         data = data if self.leads else torch.empty(int(size), dtype=torch.uint8)
-        dist.broadcast(data, 0, group=group)
+        self._wait(dist.broadcast(data, 0, group=group, async_op=True), group)
         return value if self.leads else _value(data)
+
+    def _wait(self, message: Any, group: Any) -> None:
+        """The slow group's messages may be long in coming, and a lost process is noticed before."""
+        if group is self.slow:
+            self.heartbeat.wait(message)
+        else:
+            message.wait()
 
 
 def _bytes(value: Any) -> Tensor:
@@ -191,12 +201,14 @@ def join(config: ClusterSection | None, place: RankPlace | None, device: str = "
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=timedelta(seconds=config.timeout_s), rank=place.rank,
             world_size=place.size, init_method=_meeting(place),
         )  # fmt: skip
+        world = ConnectedWorld(place, config)
         try:
-            yield ConnectedWorld(place, config)
+            yield world
         except BaseException:
             # Not destroyed: that may wait for a process that is gone. The end of this one closes
             # its connections, which is how the others hear of it.
             raise
+        world.heartbeat.leave(config.work_timeout_s)
         dist.destroy_process_group()
 
 

@@ -98,7 +98,9 @@ class RolloutSection(Section):
         "API",
     )
     endpoints: list[str] = Field(
-        default_factory=list, description="URLs of the engines; on the command line separated by commas"
+        default_factory=list,
+        description="URLs of the engines, on the command line separated by commas; or cluster/state.json of the run's "
+        "processes, which is read again as engines come and go",
     )
     folder: str | None = Field(
         None,

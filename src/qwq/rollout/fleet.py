@@ -31,7 +31,7 @@ from qwq.rollout.collect import collect
 from qwq.rollout.fleet_engine import FleetEngine, Synced
 from qwq.rollout.leases import GroupKey, Lease, LeaseBook, Offer
 from qwq.rollout.policies.remote import RemotePolicy
-from qwq.rollout.roster import Failed, FleetSettings, Roster, Weights
+from qwq.rollout.roster import Failed, FindEngines, FleetSettings, Roster, Weights
 from qwq.text.template import ChatFormat
 from qwq.types import Problem
 
@@ -62,13 +62,15 @@ class Fleet:
     def __init__(
         self, engines: Sequence[FleetEngine], chat: ChatFormat, params: SamplingParams, settings: FleetSettings,
         *, prompt: Sequence[int], limits: EpisodeLimits = NO_LIMITS, note: Callable[[str], None] = lambda _: None,
+        find: FindEngines | None = None,
     ) -> None:  # fmt: skip
         self.chat, self.params, self.limits, self.settings = chat, params, limits, settings
         self.book = LeaseBook(max_lag=settings.max_lag)
         self._queue: queue.SimpleQueue[Synced | _Sampled | Failed] = queue.SimpleQueue()
         self.roster = Roster(
-            engines, settings, prompt=prompt, temperature=params.temperature, put=self._queue.put, note=note
-        )
+            engines, settings, prompt=prompt, temperature=params.temperature, put=self._queue.put, note=note,
+            find=find,
+        )  # fmt: skip
         self._tasks: dict[GroupKey, GroupTask] = {}
         self.carried: list[GroupTask] = []
         self._policies: dict[int, RemotePolicy] = {}
@@ -153,6 +155,8 @@ class Fleet:
 
     def _turn(self, now: float, done: dict[GroupKey, SampledGroup], count: Callable[[SampledGroup], None]) -> None:
         """One look at everything: syncs, deadlines, grants, then what has come."""
+        for engine in self.roster.find(now):
+            self._away(engine, "it is no longer among the run's engines")
         self.roster.sync_due(now)
         for lease in self.book.expired(now):
             engine = self._by_lease[lease.number]

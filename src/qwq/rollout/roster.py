@@ -23,6 +23,9 @@ from qwq.errors import InfraError
 from qwq.rollout.fleet_engine import EngineState, FleetEngine, SharedWeights, Synced
 
 Stragglers = Literal["wait", "cut", "carry"]
+# The engines that there are now, of those that are known and new ones; none: nobody knows.
+FindEngines = Callable[[Sequence[FleetEngine]], Sequence[FleetEngine]]
+FIND_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +77,11 @@ class Roster:
 
     def __init__(
         self, engines: Sequence[FleetEngine], settings: FleetSettings, *, prompt: Sequence[int], temperature: float,
-        put: Callable[[Synced | Failed], None], note: Callable[[str], None],
+        put: Callable[[Synced | Failed], None], note: Callable[[str], None], find: FindEngines | None = None,
     ) -> None:  # fmt: skip
-        self.engines, self.settings, self.note = list(engines), settings, note
+        self.engines, self.settings, self.note, self._find = list(engines), settings, note, find
+        self._gone: list[FleetEngine] = []  # no longer the run's; threads may still wait for their answers
+        self._found_at = time.monotonic()
         self.prompt, self.temperature, self._put = list(prompt), temperature, put
         self.published: SharedWeights | None = None
         self._weights: Weights | None = None
@@ -87,7 +92,7 @@ class Roster:
         self.tell(DRIVER, **driver())
 
     def close(self) -> None:
-        for engine in self.engines:
+        for engine in [*self.engines, *self._gone]:
             engine.client.close()
         self._log.close()
         shutil.rmtree(self.settings.folder, ignore_errors=True)
@@ -142,6 +147,18 @@ class Roster:
         for engine in self.engines:
             if engine.state is EngineState.READY:
                 engine.state, engine.retry_at = EngineState.AWAY, 0.0
+
+    def find(self, now: float) -> list[FleetEngine]:
+        """Look which engines there are, at most every `FIND_S`: new ones are asked at once; returns
+        those that are no longer there.
+        """
+        if self._find is None or now - self._found_at < FIND_S:
+            return []
+        self._found_at, found = now, self._find(self.engines)
+        gone = [e for e in self.engines if e not in found] if found else []
+        self.engines = list(found) or self.engines
+        self._gone += gone
+        return gone
 
     def sync_due(self, now: float) -> None:
         """Start a sync of every engine that is away and whose time has come."""

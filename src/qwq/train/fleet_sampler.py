@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
+from qwq.cluster.registry import engine_urls
 from qwq.config import RlConfig, RolloutSection
 from qwq.engine.sampler import SamplingParams
-from qwq.errors import InfraError
+from qwq.errors import ConfigError, InfraError
 from qwq.model import lora
 from qwq.model.transformer import Transformer
 from qwq.model.weights import save_model
@@ -21,9 +22,9 @@ from qwq.rollout.accepted import AcceptedGroups, SampledGroup
 from qwq.rollout.budget import EpisodeLimits
 from qwq.rollout.collect import OnResponse
 from qwq.rollout.fleet import Fleet, GroupTask
-from qwq.rollout.fleet_engine import PROBE_PROMPT, PROBE_TOKENS, open_engines
+from qwq.rollout.fleet_engine import PROBE_PROMPT, PROBE_TOKENS, FleetEngine, open_engines
 from qwq.rollout.leases import GroupKey
-from qwq.rollout.roster import FleetSettings, Weights
+from qwq.rollout.roster import FindEngines, FleetSettings, Weights
 from qwq.text.template import ChatFormat
 from qwq.train.checkpoint import StageRun
 from qwq.train.packing import batch_logprobs, pack_groups
@@ -35,6 +36,26 @@ PROBE_TEXT = "Say each number and its square: " + ", ".join(f"{i} and {i * i}" f
 PROBE_LIMITS = (0.3, 1e-3)
 # A step's problems: the number of the first, the problems, their thinking budgets.
 Numbered = tuple[int, Sequence[Problem], Sequence[int | None] | None]
+
+
+def _opened(rollout: RolloutSection, urls: Sequence[str]) -> list[FleetEngine]:
+    assert rollout.policy != "local"
+    return open_engines(urls, rollout.policy, concurrency=rollout.concurrency)
+
+
+def _finder(rollout: RolloutSection) -> FindEngines:
+    """Finds the engines of the registry that the recipe names in place of URLs."""
+    state = Path(rollout.endpoints[0]).expanduser()
+
+    def find(known: Sequence[FleetEngine]) -> Sequence[FleetEngine]:
+        urls, there = engine_urls(state), {engine.url: engine for engine in known}
+        if not urls and not known:
+            raise ConfigError(
+                f"rollout.endpoints: no engines in {state}: give URLs, or the file that `qwq cluster up` writes"
+            )
+        return [there.get(url) or _opened(rollout, [url])[0] for url in urls]
+
+    return find
 
 
 class FleetSampler:
@@ -56,11 +77,20 @@ class FleetSampler:
         )  # fmt: skip
         assert rollout.policy != "local"
         self._policy = rollout.policy
-        engines = open_engines(rollout.endpoints, rollout.policy, concurrency=rollout.concurrency)
+        fixed = "://" in rollout.endpoints[0]
+        find = None if fixed else _finder(rollout)
+        engines = find([]) if find else _opened(rollout, rollout.endpoints)
         room = model.config.max_positions - PROBE_TOKENS
         prompt = chat.prompt_ids([Message("user", PROBE_TEXT)])[: min(PROBE_PROMPT[rollout.policy], room)]
         self._open: Callable[[], Fleet] = lambda: Fleet(
-            engines, chat, params, settings, prompt=prompt, limits=limits, note=run.progress.note
+            engines,
+            chat,
+            params,
+            settings,
+            prompt=prompt,
+            limits=limits,
+            note=run.progress.note,
+            find=find,
         )
         self._fleet: Fleet | None = None
         self._accepted: AcceptedGroups | None = None

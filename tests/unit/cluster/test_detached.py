@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from qwq.cluster.detached import Host, end, start
+from qwq.cluster.detached import Host, end
 from qwq.cluster.group import ProcessGroup, ProcessSpec
 from qwq.common.run_folder import RunFolder
 from qwq.errors import ConfigError, InfraError
@@ -24,7 +24,7 @@ needs_linux = pytest.mark.skipif(
 
 
 def sleeper(folder, command="sleep 300", host=None):
-    return start("s", command, host or Host(), folder=str(folder), log=str(folder / "s.log"))
+    return (host or Host()).start("s", command, folder=str(folder), log=str(folder / "s.log"))
 
 
 @needs_linux
@@ -83,7 +83,7 @@ def test_up_starts_only_what_is_gone(tmp_path):
     with pytest.raises(ConfigError, match="b runs as `sleep 301`.*`sleep 302` is asked for"):
         group.up([parts[0], ProcessSpec("b", "sleep 302")])
     assert sorted(group.down(5.0)) == ["a", "b"]
-    assert not group.state_file.exists()
+    assert not group.registry.file.exists()
 
 
 @needs_linux
@@ -103,4 +103,4 @@ def test_a_server_that_answers_already_is_not_taken_for_ours(tmp_path):
         with pytest.raises(ConfigError, match=f"engine-0 is to listen at {url}, where another server answers"):
             group.up([ProcessSpec("engine-0", "sleep 300", Host(), url)])
         foreign.shutdown()
-    assert not group.state_file.exists()
+    assert not group.registry.file.exists()
