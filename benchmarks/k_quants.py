@@ -2,13 +2,16 @@
 per quantisation, with paired intervals.
 
     python benchmarks/k_quants.py [--steps 150] [--tokens 300000] [--orders 200] [--seed 0]
-                                  [--keep FOLDER]
+                                  [--uneven 0] [--keep FOLDER]
 
 SmolLM2, the 0.5B model and the demo's have widths that do not divide by 256, so most of their
 tensors fall back to other encodings and their perplexities rank nothing. This trains a small model
 (256 wide, 4 layers) on the training problems of the shipped tasks, exports it, and reads the files
 back in float32 on test problems. The importance matrix is made from training problems. Needs
 llama-cpp-python (`make install-gguf`).
+
+In a model of some minutes all channels are about as strong, and a matrix that says which matter has
+little to say. Those of real models differ; `--uneven 0.4` starts the norms' gains so.
 
 How the rounding of one file falls out moves its loss by more than a matrix gains at four bits: to
 first order a rounding error is multiplied by the gradient, whatever its sign. So the gain is taken
@@ -72,11 +75,16 @@ def batches(chat: ChatFormat, seed: int) -> Iterator[list[list[int]]]:
             batch, held = [], 0
 
 
-def train(chat: ChatFormat, steps: int, seed: int) -> Transformer:
+def train(chat: ChatFormat, steps: int, seed: int, uneven: float) -> Transformer:
     config = preset(
         "small", vocab_size=chat.tokenizer.vocab_size, num_layers=4, num_heads=4, head_dim=64, intermediate_size=768
     )
     model = Transformer(config).init_weights(torch.Generator().manual_seed(seed))
+    draw = torch.Generator().manual_seed(seed + 1)
+    with torch.no_grad():
+        for name, gain in model.named_parameters():
+            if "norm" in name and gain.ndim == 1:
+                gain.mul_(torch.exp(uneven * torch.randn(gain.shape, generator=draw)))
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.95), weight_decay=0.1)
     source, started = batches(chat, seed), time.perf_counter()
     for step in range(steps):
@@ -132,6 +140,16 @@ def column_importance(model: Transformer, chat: ChatFormat) -> Columns:
     return importance(model, [ids for task in TASKS for ids in task_windows(task, "train", chat, CALIBRATION, 512)])
 
 
+def unevenness(columns: Columns) -> dict[str, float]:
+    """The deviation of the logarithm of importance within a matrix, by kind of matrix (the median
+    of its layers).
+    """
+    found: dict[str, list[float]] = {}
+    for name, column in columns.items():
+        found.setdefault(name.split(".")[-2], []).append(float(np.log(np.maximum(column, 1e-12)).std()))
+    return {kind: round(float(np.median(values)), 2) for kind, values in found.items()}
+
+
 def quantised_losses(
     folder: Path, quant: str, columns: Columns | None, windows: list[list[int]], config: ModelConfig
 ) -> torch.Tensor:
@@ -146,6 +164,7 @@ def measured(folder: Path, num_tokens: int) -> tuple[dict[str, torch.Tensor], to
     model, chat = load_model(folder), open_source(str(folder)).chat
     windows, weights = held_out_windows(chat, num_tokens)
     table, columns = {"float32": losses(model, windows)}, column_importance(model, chat)
+    print(f"deviation of the logarithm of importance: {unevenness(columns)}", flush=True)
     for quant in QUANTS:
         table[quant] = quantised_losses(folder, quant, None, windows, model.config)
         if quant != "Q8_0":
@@ -214,6 +233,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=at_least(1), default=300_000)
     parser.add_argument("--orders", type=at_least(2), default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--uneven", type=float, default=0.0, help="deviation of the logarithm of the norms' first gains"
+    )
     parser.add_argument("--keep", type=Path, help="the trained model's folder; one that is there is not trained again")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
@@ -221,7 +243,7 @@ def main() -> None:
         if not folder.exists():
             texts = [p.messages[-1].content for task in TASKS for p in registry.get(task).problems("test", 300)]
             chat = ChatFormat(train_bpe(texts, 768), default_template())
-            save_model(train(chat, args.steps, args.seed), folder)
+            save_model(train(chat, args.steps, args.seed, args.uneven), folder)
             chat.save(folder)
         table, weights = measured(folder, args.tokens)
         over_orders = gains_over_orders(folder, args.orders)
