@@ -6,7 +6,7 @@ Needs root, `ip` and Ray. `make test-ray-hosts`.
 
 Each host has room for two processes. `qwq train --launcher ray --processes 4` runs on the first
 host; a host with two of the four, not that one, is lost in mid-run, and with `cluster.restarts=1`
-the run goes on with the third and ends bit for bit as on one process.
+the run continues on the third and ends bit for bit as on one process.
 
 Prints a line for each and ends with JSON; the exit status is 1 where something is wrong.
 """

@@ -258,7 +258,7 @@ def _begin(
         if json.loads(json.dumps(setup[key])) != first.get(key):
             both = f"another {key} ({str(first.get(key))[:100]}, now {str(setup[key])[:100]})"
             if resumed:
-                raise ConfigError(f"{log.folder} began with {both}: resume it with what it was begun with")
+                raise ConfigError(f"{log.folder} began with {both}: resume it with the same")
             raise ConfigError(
                 f"{log.folder} holds a run with {both}: continue it with `{resume_command(log.folder)}`, or give "
                 "another --out"

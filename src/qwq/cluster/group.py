@@ -1,6 +1,6 @@
 """The processes of one run, `qwq cluster up|watch|status|down`: engines, sandbox servers, trainer.
 
-Which they are stands in the run's registry, written after each start, and their output lies beside
+The registry of the run lists them, written after each start, and their output lies beside
 it. No torch.
 """
 

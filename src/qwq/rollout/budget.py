@@ -28,7 +28,7 @@ class EpisodeLimits:
     episode as a loop, and so does a round of two. `max_loop` ends it after so many turns that say
     nothing new (see `loop_length`), two turns after the model was told so.
 
-    `compact`: a conversation that fills the context goes on from a shorter one (`compact.py`);
+    `compact`: a conversation that fills the context continues from a shorter one (`compact.py`);
     without it the episode ends there. `last_turn`: where a limit ends the calls, one more turn
     without tools may answer. `tell_at`: the share of a limit at which the model is told, once, in a
     result.
