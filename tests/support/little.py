@@ -70,9 +70,13 @@ class Served:
     def post(self, path: str, **body: Any) -> httpx2.Response:
         return self.client.post(path, json=body)
 
-    def stop(self) -> int:
+    def kill(self) -> int:
+        """SIGKILL: the server writes nothing more."""
+        return self.stop(signal.SIGKILL)
+
+    def stop(self, by: signal.Signals = signal.SIGINT) -> int:
         self.client.close()
-        self.process.send_signal(signal.SIGINT)
+        self.process.send_signal(by)
         status = self.process.wait(timeout=20)
         self._reader.join()
         self.process.stderr.close()

@@ -62,6 +62,31 @@ def decontaminate(
 
 
 @data_app.command
+def episodes(folder: Path) -> int:
+    """Print what `qwq serve --record` kept as token-exact trajectories: one JSON line an episode.
+
+    Parameters
+    ----------
+    folder
+        The folder of --record.
+    """
+    from qwq.rollout.call_log import read_calls, trajectories
+
+    made = trajectories(read_calls(folder))
+    for trajectory in made:
+        print(json.dumps(trajectory.to_dict()))
+    later = sum(len(t.segments) - 1 for t in made if t.segments)
+    calls = [c for t in made for c in t.calls]
+    print(
+        f"{len(made)} episodes, {len(calls)} calls, {sum(t.num_sampled for t in made)} tokens to train on; "
+        f"{sum(c.spliced > 0 for c in calls)} calls took over sampled tokens for the text that came back, {later} "
+        f"segments began in the middle of an episode, {sum(bool(c.failure) for c in calls)} calls failed",
+        file=sys.stderr,
+    )
+    return 0
+
+
+@data_app.command
 def constraints(*, out: Path, n: int = 1000, split: str = "train", seed: int = 0) -> int:
     """Write prompts with constraints that rules can check, in IFEval's layout: prompt,
     instruction_id_list, kwargs.

@@ -143,12 +143,13 @@ class GrowingFile:
     a line when the append fails, so a reader never sees half a line between two others. `durable`
     flushes each line to the disk before `append` returns (a power cut takes nothing); without it
     the system does so in its own time (a kill takes nothing). ConfigError with the text `busy`
-    where another process has the file open. Not for two threads at once.
+    where another process has the file open; `at` is the option that names the place. Not for two
+    threads at once.
     """
 
-    def __init__(self, path: Path, busy: str, *, durable: bool = False) -> None:
-        self.path, self._durable = path, durable
-        with writing_to(path.parent, at="--out"):
+    def __init__(self, path: Path, busy: str, *, durable: bool = False, at: str = "--out") -> None:
+        self.path, self._durable, self._at = path, durable, at
+        with writing_to(path.parent, at=at):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = hold(path, busy)
         self._size = _whole_size(self._descriptor)
@@ -166,7 +167,7 @@ class GrowingFile:
             if self._durable or durable:
                 os.fsync(self._descriptor)
         except OSError as error:
-            with writing_to(self.path.parent, at="--out"):
+            with writing_to(self.path.parent, at=self._at):
                 os.truncate(self._descriptor, self._size)
                 error.filename = error.filename or str(self.path)
                 raise

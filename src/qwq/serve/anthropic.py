@@ -147,6 +147,8 @@ def _translated(body: CountRequest, messages: Sequence[ChatMessage]) -> Translat
         out.enable_thinking = False if thinking.type == "disabled" else None
         out.thinking_token_budget = thinking.budget_tokens
     if isinstance(body, MessagesRequest):
+        named = body.metadata or {}
+        out.metadata, out.user = named, named.get("user_id")
         out.temperature, out.top_p, out.top_k, out.seed, out.stop = (
             body.temperature,
             body.top_p,

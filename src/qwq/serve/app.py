@@ -28,6 +28,7 @@ from qwq.serve.catalogue import Catalogue
 from qwq.serve.chat import ChatCompletion, chat_chunks
 from qwq.serve.completions import Completion
 from qwq.serve.core import Core
+from qwq.serve.episodes import Episodes
 from qwq.serve.guards import Guards, Rooted, SameSite
 from qwq.serve.hosted import HostedTools
 from qwq.serve.hosted_response import HostedRun, hosted_of
@@ -39,6 +40,7 @@ from qwq.serve.openapi import ANTHROPIC_RESPONSES, RESPONSES, STREAMED, describe
 from qwq.serve.options import ServeOptions
 from qwq.serve.page.agent_runs import AgentRuns
 from qwq.serve.page.routes import mount
+from qwq.serve.recorder import Recorder
 from qwq.serve.response_store import ResponseStore, page_of
 from qwq.serve.responses import ResponseRun
 from qwq.serve.schema import ChatRequest, CompletionRequest
@@ -57,15 +59,18 @@ class Shared:
     hosted: HostedTools
 
 
-def create_app(loaded: LoadedModel, options: ServeOptions, shared: Shared | None = None) -> FastAPI:
+def create_app(
+    loaded: LoadedModel, options: ServeOptions, shared: Shared | None = None, recorder: Recorder | None = None
+) -> FastAPI:
     """The application around one engine; the engine's thread lives as long as the application.
-    `shared` where there are several.
+    `shared` where there are several. `recorder` keeps every call.
 
     For what is mounted on it (the page): `app.state.chat` is the chat endpoint in process,
     `app.state.open_core` the model that a run of the agent works with, `app.state.closing` a list
     of coroutine functions that are awaited when the server ends, before the engine does.
     """
-    core = Core(loaded, options) if shared is None else Core(loaded, options, shared.catalogue, shared.metrics)
+    catalogue, metrics = (None, None) if shared is None else (shared.catalogue, shared.metrics)
+    core = Core(loaded, options, catalogue, metrics, recorder)
     hosted = HostedTools(options) if shared is None else shared.hosted
     endpoint = mcp_endpoint(options)
 
@@ -106,11 +111,11 @@ def create_app(loaded: LoadedModel, options: ServeOptions, shared: Shared | None
         lenient=options.ignore_unknown_fields,
         infill=Infill.of(core.tokenizer) is not None,
     )
-    _add_middleware(app, options)
+    _add_middleware(app, options, recorded=recorder is not None)
     return app
 
 
-def _add_middleware(app: FastAPI, options: ServeOptions) -> None:
+def _add_middleware(app: FastAPI, options: ServeOptions, *, recorded: bool) -> None:
     app.add_middleware(
         Guards, api_keys=options.api_key, limit_bytes=options.limit_bytes, lenient=options.ignore_unknown_fields
     )
@@ -122,6 +127,8 @@ def _add_middleware(app: FastAPI, options: ServeOptions) -> None:
             allow_headers=["*"],
             expose_headers=["*"],
         )
+    if recorded:
+        app.add_middleware(Episodes)
     if options.access_log is not None:  # late, so that it sees what the others answer
         app.add_middleware(AccessLog, target=options.access_log)
     if options.root_path:

@@ -7,6 +7,8 @@ import re
 import signal
 import socket
 import ssl
+import time
+import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,12 +21,15 @@ import uvicorn
 from qwq.engine.load import LoadedModel, describe_model, load_engine, say
 from qwq.engine.options import EngineOptions
 from qwq.errors import ConfigError
+from qwq.rollout.call_log import CallLog
+from qwq.rollout.policies.local import model_files
 from qwq.serve.access import AccessLog
 from qwq.serve.app import create_app
 from qwq.serve.catalogue import ModelCard
 from qwq.serve.core import Core, check_template_kwargs
 from qwq.serve.model_turns import ModelEntry
 from qwq.serve.options import ServeOptions
+from qwq.serve.recorder import PLAIN, Recorder
 from qwq.serve.switch import ModelSwitch
 from qwq.text.template import ChatFormat, ChatTemplate
 
@@ -155,9 +160,13 @@ def serve(paths: Sequence[str], engine: EngineOptions, options: ServeOptions, *,
         entries = [_entry(m, engine, options, template) for m in models]
         scheme = "https" if options.ssl_certfile else "http"
         address = f"{scheme}://{options.host}:{listener.getsockname()[1]}/v1"
-        if options.rollout_engine and len(entries) > 1:
-            raise ConfigError(f"--rollout-engine serves one model, {len(entries)} are given: start a server for each")
-        application = _one_model(entries[0], options) if len(entries) == 1 else _several(entries, options, address)
+        for option, used in (("--rollout-engine", options.rollout_engine), ("--record", options.record is not None)):
+            if used and len(entries) > 1:
+                raise ConfigError(f"{option} serves one model, {len(entries)} are given: start a server for each")
+        if len(entries) == 1:
+            application = _one_model(entries[0], options, _call_log(models[0], entries[0], options))
+        else:
+            application = _several(entries, options, address)
         listener.listen(1024)
         if len(entries) == 1:
             say(f"{options.name}: ready on {address}, context {application.max_len} tokens")
@@ -177,13 +186,34 @@ def serve(paths: Sequence[str], engine: EngineOptions, options: ServeOptions, *,
     return 0 if server.started else 1
 
 
-def _one_model(entry: ModelEntry, options: ServeOptions) -> _Application:
+def _call_log(served: Served, entry: ModelEntry, options: ServeOptions) -> CallLog | None:
+    """Where calls are recorded, if they are; says where the model's own settings keep calls from
+    being trained on.
+    """
+    if options.record is None:
+        return None
+    folder = options.record.expanduser()
+    about = {"id": uuid.uuid4().hex, "model": served.model, "started": round(time.time(), 3)}
+    log = CallLog(folder, about | model_files(served.model))
+    own = {k: v for k, v in entry.card.sampling.items() if k != "temperature" and v != getattr(PLAIN, k, v)}
+    if own:
+        said = ", ".join(f"{k} {v}" for k, v in own.items())
+        say(
+            f"note: calls that leave the sampling to this model's files ({said}) cannot be trained on: "
+            "--plain-sampling samples from the model's own distribution"
+        )
+    say(f"recording into {log.path}; name the episode by the base URL: .../episodes/NAME/v1")
+    return log
+
+
+def _one_model(entry: ModelEntry, options: ServeOptions, log: CallLog | None = None) -> _Application:
     # libgomp keeps a team of threads for every thread that computed, and with more of them than
     # cores each one sleeps between two products: the engine, in its own thread, would be a tenth
     # slower. The loader's team ends with its thread.
     with ThreadPoolExecutor(1) as loader:
         loaded = loader.submit(entry.open).result()
-    app = create_app(loaded, options)
+    recorder = None if log is None else Recorder(loaded.chat, log.append, server=log.server)
+    app = create_app(loaded, options, recorder=recorder)
     core: Core = app.state.core
     return _Application(app, core.runner.abort_all, app.state.closing, core.max_len)
 
@@ -199,13 +229,20 @@ def _entry(served: Served, engine: EngineOptions, options: ServeOptions, templat
 
     Errors come here, before the first model is loaded.
     """
-    card = ModelCard.of(served.names, describe_model(served.model, engine), template)
+    described = describe_model(served.model, engine)
+    card = ModelCard.of(
+        served.names, described if options.model_sampling else replace(described, sampling={}), template
+    )
     check_template_kwargs(options, card.template)
-    return ModelEntry(card, partial(_open, served.model, engine, template))
+    return ModelEntry(card, partial(_open, served.model, engine, template, own_sampling=options.model_sampling))
 
 
-def _open(model: str, options: EngineOptions, template: ChatTemplate | None) -> LoadedModel:
+def _open(
+    model: str, options: EngineOptions, template: ChatTemplate | None, *, own_sampling: bool = True
+) -> LoadedModel:
     loaded = load_engine(model, options)
+    if not own_sampling:
+        loaded.sampling = {}
     if template is not None:
         loaded.chat = ChatFormat(loaded.chat.tokenizer, template)
     return loaded

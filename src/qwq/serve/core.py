@@ -19,11 +19,14 @@ from qwq.engine.sequence import TokenSequence
 from qwq.errors import ConfigError, InfraError, UsageError
 from qwq.serve.catalogue import Catalogue, ModelCard
 from qwq.serve.engine_thread import EngineRunner, RequestGroup
+from qwq.serve.episodes import name_by_body
 from qwq.serve.errors import RequestRefused
 from qwq.serve.grammar import Grammars
 from qwq.serve.metrics import ServerMetrics
 from qwq.serve.options import ServeOptions
+from qwq.serve.recorder import Recorder
 from qwq.serve.schema import Common, Sampling
+from qwq.serve.weight_versions import WeightVersions
 from qwq.text.response import THINK_OPEN
 from qwq.text.template import ChatTemplate
 from qwq.text.tokenizer import END_OF_TEXT, MARKUP_TOKENS
@@ -67,9 +70,10 @@ class Core:
         options: ServeOptions,
         catalogue: Catalogue | None = None,
         metrics: ServerMetrics | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         """`catalogue` and `metrics` are shared by the models of one server; without them this model
-        is the only one.
+        is the only one. `recorder` keeps every call.
         """
         check_template_kwargs(options, loaded.chat.template)
         self.loaded, self.options = loaded, options
@@ -79,6 +83,7 @@ class Core:
         self.catalogue = catalogue
         self.chat, self.tokenizer, self.max_len = loaded.chat, loaded.chat.tokenizer, loaded.engine.max_len
         self.runner = EngineRunner(loaded.engine, max_waiting=options.max_waiting)
+        self.recorder, self.versions = recorder, WeightVersions()
         self.metrics = metrics or ServerMetrics()
         self.metrics.attach(loaded.engine, options.name)
         self.grammars = Grammars(self.tokenizer, loaded.engine.backend.vocab_size, self.chat.eos_ids)
@@ -119,6 +124,8 @@ class Core:
         room; a prompt that leaves none is refused by the engine.
         """
         self.check_model(body.model)
+        if self.recorder is not None:
+            name_by_body(body)
         room = max(1, self.max_len - len(ids))
         params = self._sampling(body, room if max_new is None else min(max_new, room))
         stop = () if body.stop is None else (body.stop,) if isinstance(body.stop, str) else tuple(body.stop)
@@ -195,9 +202,18 @@ class Core:
     def start(self, requests: Sequence[GenerationRequest], *, streamed: bool) -> RequestGroup:
         if self.runner.full:
             raise queue_full()
-        return self.runner.submit(requests, streamed=streamed)
+        if self.recorder is not None:
+            requests = self.recorder.admit(requests)
+        group = self.runner.submit(requests, streamed=streamed)
+        self.versions.begin(group)
+        if self.recorder is not None:
+            self.recorder.begin(group)
+        return group
 
     def end(self, group: RequestGroup) -> None:
+        if self.recorder is not None:
+            self.recorder.end(group, self.versions)
+        self.versions.end(group)
         if group.close():
             for samples in group.samples:
                 for sample in samples:

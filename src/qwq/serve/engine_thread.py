@@ -88,6 +88,7 @@ class RequestGroup:
         self.streamed = streamed
         self.num_samples = sum(r.n for r in requests)
         self.jobs = [_Job(r, i, self) for i, r in enumerate(requests)]
+        self.stopped: set[TokenSequence] = set()  # ended by `stop`
         self.loop = asyncio.get_running_loop()
         self._runner, self._wake = runner, asyncio.Event()
         self._updates: list[Update] = []
@@ -122,12 +123,14 @@ class RequestGroup:
         return [job.samples for job in self.jobs]
 
     def stop(self, sample: TokenSequence) -> None:
-        """End one sample where it is."""
+        """End one sample where it is: its reader has all of it."""
+        self.stopped.add(sample)
         self._runner.abort(sample)
 
-    def num_tokens(self) -> int:
-        """Tokens that its first sample has by now."""
-        return len(self.jobs[0].samples[0].ids) if self.jobs[0].samples else 0
+    @property
+    def failed_by(self) -> str:
+        """What the engine said of a request of the group; "" where it said nothing."""
+        return "" if self._error is None else str(self._error)
 
     def close(self) -> bool:
         """Nobody reads this any more: the engine stops what still runs before its next step. False

@@ -81,6 +81,12 @@ class ServeOptions:
     replaces. Who can send requests can load any model folder of this machine that fits."""
     rollout_weights: Path | None = None
     """Folder that weights of --rollout-engine must be in; any by default."""
+    record: Path | None = None
+    """Folder that keeps every model call as tokens with their log-probabilities, to train on (docs/agent.md); a base
+    URL that ends in /episodes/NAME/v1 names the episode."""
+    model_sampling: Annotated[bool, Parameter(negative="--plain-sampling")] = True
+    """Sampling settings of the model's files for requests without their own; --plain-sampling: temperature 1 and no
+    cuts, so that what is recorded can be trained on."""
     mcp: bool = False
     """Offer python, run_code, verify_math and verify_code to other agents at /mcp; code runs in the jail."""
     hosted_tools: Annotated[tuple[Literal["code_interpreter", "mcp"], ...], Parameter(consume_multiple=True)] = ()

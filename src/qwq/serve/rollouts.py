@@ -18,7 +18,6 @@ Departures:
 from __future__ import annotations
 
 import asyncio
-import threading
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -87,40 +86,12 @@ class AbortRequest(Strict):
     request_ids: list[str]
 
 
-class _Versions:
-    """Which version of the weights sampled which tokens of the requests under way."""
-
-    def __init__(self) -> None:
-        self.name = ""
-        self._lock = threading.Lock()
-        self._spans: dict[RequestGroup, list[tuple[int, str]]] = {}
-
-    def begin(self, group: RequestGroup) -> None:
-        with self._lock:
-            self._spans[group] = [(group.num_tokens(), self.name)]
-
-    def change(self, name: str) -> None:
-        """Called between two steps: tokens sampled from here on are of version `name`."""
-        with self._lock:
-            self.name = name
-            for group, spans in self._spans.items():
-                spans.append((group.num_tokens(), name))
-
-    def end(self, group: RequestGroup, length: int) -> list[dict[str, Any]]:
-        with self._lock:
-            spans = self._spans.pop(group)
-        ends = [at for at, _ in spans[1:]] + [length]
-        return [
-            {"version": name, "start": at, "end": end} for (at, name), end in zip(spans, ends, strict=True) if end > at
-        ]
-
-
 class RolloutEngine:
     """The state behind the paths: the version of the weights, and the requests by their ids."""
 
     def __init__(self, core: Core) -> None:
         check_reloadable(core.loaded.engine)
-        self.core, self.versions = core, _Versions()
+        self.core, self.versions = core, core.versions
         self.groups: dict[str, RequestGroup] = {}
         root = core.options.rollout_weights
         self.root = None if root is None else root.expanduser().resolve()
@@ -144,14 +115,12 @@ class RolloutEngine:
         ident = body.request_id or new_id("rollout-")
         group = self.core.start([self.request(body)], streamed=False)
         self.groups[ident] = group
-        self.versions.begin(group)
-        spans: list[dict[str, Any]] = []
         try:
             ((sample,),) = await group.finished()
+            spans = self.versions.spans(group, sample, len(sample.ids))
         except Gone:
             raise RequestRefused(f"request {ident} was aborted", "request_id", status=409, code="aborted") from None
         finally:
-            spans = self.versions.end(group, group.num_tokens())
             self.groups.pop(ident, None)
             self.core.end(group)
         return {"request_id": ident, "model": self.core.options.name, "choices": [_choice(sample, spans)]}
