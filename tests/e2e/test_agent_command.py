@@ -297,6 +297,13 @@ def test_a_file_whose_name_begins_with_a_hyphen(tmp_path: Path, monkeypatch: pyt
         assert server.asked[1]["messages"][-1]["content"] == "['-x.csv', 'b.csv']"
 
 
+@pytest.mark.parametrize("words", [["-5 + 3?", "--tools", "sql"], ["--tools", "sql", "--", "-5 + 3?"]])
+def test_a_task_that_begins_with_a_hyphen(tmp_path: Path, words: list[str]) -> None:
+    with FakeEndpoint(script("-2")) as server:
+        assert run(["agent", "run", "--endpoint", server.url, "--out", str(tmp_path / "run"), *words]) in (0, 1)
+    assert read_events(tmp_path / "run")[0]["task"] == "-5 + 3?"
+
+
 def test_a_table_in_parquet(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")

@@ -26,7 +26,7 @@ class ChatOptions:
 
     prompt: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
     """Ask this one question, print the answer and exit; - reads the question from standard input."""
-    system: str | None = None
+    system: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
     """System prompt."""
     file: tuple[str, ...] = ()
     """Text file to show the model with the (first) question; repeatable."""

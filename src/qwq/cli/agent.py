@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
 
 from qwq.engine.options import MODEL_DEFAULTS, ModelOptions
+
+RUN = ["agent", "run"]
+HYPHENED_TEXT = re.compile(r"-[^\s=]*\s")  # such as "-5 + 3?": no option has a blank in its name
+OPTION = re.compile(r"--[a-z][\w.-]*(=.*)?", re.DOTALL)
 
 agent_app = App(name="agent", help="A model that works with tools: runs, and what became of them (docs/agent.md).")
 
@@ -66,6 +73,21 @@ def words_of(words: tuple[str, ...], flags: AgentFlags) -> tuple[tuple[str, ...]
     swallowed = [name for name in flags.data if name not in files] + [b for b in flags.budget if b not in pairs]
     budget = tuple(part for pair in pairs for part in pair.split(","))
     return (*words, *swallowed), files, budget
+
+
+def with_task(tokens: list[str]) -> list[str]:
+    """A task that begins with a hyphen and can be no option is put behind `--`, as words are."""
+    texts = [] if tokens[:2] != RUN or "--" in tokens else [t for t in tokens if HYPHENED_TEXT.match(t)]
+    return [*(t for t in tokens if t not in texts), "--", *texts] if texts else tokens
+
+
+def task_hint(error: CycloptsError, argv: Sequence[str]) -> str:
+    """What to write where a task was read as an option, "" where none was."""
+    if list(argv[:2]) != RUN or not isinstance(error, UnknownOptionError) or OPTION.fullmatch(error.token.value):
+        return ""
+    first = error.token.value or error.token.keyword or ""
+    task = next((token for token in argv if token.startswith(first)), first)
+    return f"; if that is the task, write it last and behind two hyphens: -- {shlex.quote(task)}"
 
 
 @agent_app.command(name="run")
@@ -129,7 +151,7 @@ def agent_resume(
     *,
     approve: tuple[str, ...] = (),
     deny: tuple[str, ...] = (),
-    reason: str = "",
+    reason: Annotated[str, Parameter(allow_leading_hyphen=True)] = "",
     endpoint: str | None = None,
     engine: ModelOptions = MODEL_DEFAULTS,
 ) -> int:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-from qwq.cli.agent import agent_app
+from qwq.cli.agent import agent_app, task_hint, with_task
 from qwq.cli.data import data_app
 from qwq.cli.engine import bench_app, chat, serve
 from qwq.cli.eval import eval_app
@@ -418,7 +418,8 @@ def run(argv: Sequence[str]) -> int:
 
         tokens, texts = split_overrides(tokens)
         overrides = {key: parse_value(text) for key, text in texts.items()}
-    command, bound, ignored = app.parse_args(_with_hyphens(tokens), exit_on_error=False, print_error=False)
+    tokens = with_task(_with_hyphens(tokens))
+    command, bound, ignored = app.parse_args(tokens, exit_on_error=False, print_error=False)
     extra = {"overrides": overrides} if "overrides" in ignored else {}
     status = command(*bound.args, **bound.kwargs, **extra)
     return status if isinstance(status, int) else 0
@@ -454,7 +455,7 @@ def _status(argv: Sequence[str]) -> int:
         return run(argv)
     except CycloptsError as error:
         message = " ".join(str(error).split())
-        print(f"error: {message} (`{_help_for(argv)}` shows what there is)", file=sys.stderr)
+        print(f"error: {message}{task_hint(error, argv)} (`{_help_for(argv)}` shows what there is)", file=sys.stderr)
         return 2
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)

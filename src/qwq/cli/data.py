@@ -149,7 +149,7 @@ class DistillFlags:
     result, or surrounds the program, becomes the thinking; before a bare program or an
     answer to an open prompt goes the prompt in the first person, and under constraints the list
     of them."""
-    system: str | None = None
+    system: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
     """A system prompt for the teacher, such as "Think between <think> and </think>, then answer.";
     it is not kept."""
     decontaminate: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None

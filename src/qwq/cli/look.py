@@ -27,7 +27,7 @@ PIPED_WIDTH = 160  # of a list that goes to a file or another program
 class Filters:
     """Which answers, and in which order."""
 
-    text: str = ""
+    text: Annotated[str, Parameter(allow_leading_hyphen=True)] = ""
     """Only answers that hold this text in prompt, answer, reason, expected or problem id; case does not matter."""
     outcome: str = ""
     """Only this outcome: correct, wrong, no_answer, unfinished, timeout, undecided, infra_error."""

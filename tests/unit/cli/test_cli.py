@@ -62,6 +62,15 @@ def one_line_error(result: tuple[int, str, str], status: int = 2) -> str:
         (["report", str(ROOT / "docs")], "it has no recipe.toml"),
         (["chat", "/nonexistent/model"], "no model folder at /nonexistent/model"),
         (["eval", "/nonexistent/model", "maths"], "did you mean 'math'?"),
+        (["agent", "run", "m", "-x?"], "if that is the task, write it last and behind two hyphens: -- '-x?'"),
+        (["agent", "run", "m", "--tool", "sql", "What?"], "Did you mean --tools?"),
+        # Texts that begin with a hyphen are texts: the model is what is missing.
+        (["agent", "run", "/nonexistent/model", "-5 + 3?"], "no model folder at /nonexistent/model"),
+        (["agent", "run", "/nonexistent/model", "--", "-5"], "no model folder at /nonexistent/model"),
+        (["chat", "/nonexistent/model", "--prompt", "-5?"], "no model folder at /nonexistent/model"),
+        (["chat", "/nonexistent/model", "--system", "- be brief"], "no model folder at /nonexistent/model"),
+        (["agent", "resume", "/nonexistent/run", "--deny", "call-1", "--reason", "-1 left"], "/nonexistent/run"),
+        (["look", "/nonexistent/run", "--text", "-5"], "/nonexistent/run"),
     ],
 )
 def test_wrong_usage_is_told_in_one_line_with_the_repair(call, argv, hint, tmp_path, monkeypatch):
