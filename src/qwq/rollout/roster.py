@@ -21,6 +21,7 @@ from qwq.common.fleet_log import DRIVER, driver
 from qwq.common.jsonl import to_line
 from qwq.errors import InfraError
 from qwq.rollout.fleet_engine import EngineState, FleetEngine, SharedWeights, Synced
+from qwq.rollout.policies.remote import UNLABELLED
 
 Stragglers = Literal["wait", "cut", "carry"]
 # The engines that there are now, of those that are known and new ones; none: nobody knows.
@@ -86,6 +87,7 @@ class Roster:
         self.published: SharedWeights | None = None
         self._weights: Weights | None = None
         self._names: dict[str, int] = {}
+        self._told: dict[FleetEngine, SharedWeights] = {}  # what the last sync of an engine is to load
         self._last_good = time.monotonic()
         busy = f"another process samples into {settings.log_folder}"
         self._log = GrowingFile(settings.log_folder / "events.jsonl", busy)
@@ -139,14 +141,22 @@ class Roster:
         self._weights = weights
         self.published = SharedWeights(name, weights.version, str(folder.resolve()))
         self._names[name] = weights.version
-        for old in self.settings.folder.iterdir():
-            if old != folder:
-                shutil.rmtree(old, ignore_errors=True)
+        self._drop_old_weights()
         self.tell("published", version=weights.version, name=name, seconds=round(time.monotonic() - began, 3))
         self._last_good = time.monotonic()
         for engine in self.engines:
             if engine.state is EngineState.READY:
                 engine.state, engine.retry_at = EngineState.AWAY, 0.0
+
+    def _drop_old_weights(self) -> None:
+        """Delete weights that no engine reads any more. The last two stay, as an engine may still
+        read after its sync has timed out here, and so do those of a sync that is under way.
+        """
+        self._told = {engine: weights for engine, weights in self._told.items() if engine.busy}
+        kept = {*list(self._names)[-2:], *(weights.name for weights in self._told.values())}
+        for old in self.settings.folder.iterdir():
+            if old.name not in kept:
+                shutil.rmtree(old, ignore_errors=True)
 
     def find(self, now: float) -> list[FleetEngine]:
         """Look which engines there are, at most every `FIND_S`: new ones are asked at once; returns
@@ -166,6 +176,7 @@ class Roster:
         for engine in self.engines:
             if engine.state is EngineState.AWAY and not engine.busy and engine.retry_at <= now:
                 engine.state, engine.busy = EngineState.SYNCING, True
+                self._told[engine] = self.published
                 threading.Thread(target=self._sync, args=(engine, self.published), daemon=True).start()
 
     def _sync(self, engine: FleetEngine, weights: SharedWeights) -> None:
@@ -189,11 +200,13 @@ class Roster:
         if synced.weights is not self.published or engine.state is not EngineState.SYNCING:
             engine.state, engine.retry_at = EngineState.AWAY, 0.0
             return
-        probe, wanted = synced.probe, {synced.weights.name, ""}
+        probe, named = synced.probe, set(synced.probe.versions)
         own = self._weights.score(self.prompt, probe.token_ids)
         worst = max(abs(a - b) for a, b in zip(own, probe.logprobs, strict=True))
-        if set(probe.versions) - wanted:
-            self.away(engine, f"its tokens are of weights {sorted(set(probe.versions))}, not {synced.weights.name}")
+        if "" in named:
+            self.away(engine, UNLABELLED.format(of="it"))
+        elif named != {synced.weights.name}:
+            self.away(engine, f"its tokens are of weights {sorted(named)}, not {synced.weights.name}")
         elif not worst <= self.settings.probe_limit:
             self.away(
                 engine,

@@ -21,6 +21,11 @@ from qwq.text.tokenizer import TextStream
 from qwq.types import ParsedResponse, StopReason, Turn, tool_schemas
 
 _NUMBERS = itertools.count()
+# Their age is not known then, so that `max_lag` could not be held.
+UNLABELLED = (
+    "{of} gave tokens without the version of the weights that sampled them (`weight_versions`): sample with "
+    "`qwq serve --rollout-engine`, or a vLLM that labels its tokens"
+)
 
 
 class RemotePolicy:
@@ -90,7 +95,9 @@ class RemotePolicy:
         ended = stop is StopReason.END
         text = stream.push_all(ids[:-1] if ended else ids) + (stream.finish() if ended else "")
         parts = parse(text, thinking_open=self.chat.thinking_open, tools=tool_schemas(request.tools), cut=stop.cut)
-        versions = [self._number_of(name) if name else self.version for name in sample.versions]
+        if not all(sample.versions):
+            raise InfraError(UNLABELLED.format(of=self.name))
+        versions = [self._number_of(name) for name in sample.versions]
         return Turn(
             parts, stop, text, len(ids), seconds=seconds, ids=ids, sampled_mask=sample.sampled_mask,
             logprobs=sample.logprobs, weight_versions=versions,
