@@ -114,7 +114,7 @@ def watch(run: Path, *, restarts: int = 3) -> int:
 def status(run: Path) -> int:
     """Print the processes of a run, its engines with their leases, and the last step with its lag.
 
-    Status 1 where a process is gone.
+    Status 1 where a process is gone, or its host cannot be reached.
 
     Parameters
     ----------
@@ -123,9 +123,9 @@ def status(run: Path) -> int:
     """
     from qwq.cluster.group import status_lines
 
-    group = _group(run)
-    print("\n".join(status_lines(group)))
-    return 0 if all(member.alive() for member in group.members()) else 1
+    lines, all_run = status_lines(_group(run))
+    print("\n".join(lines))
+    return 0 if all_run else 1
 
 
 @cluster_app.command

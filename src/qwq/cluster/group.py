@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,17 +91,34 @@ class ProcessGroup:
             return member
 
     def down(self, grace_s: float) -> list[str]:
-        """End the processes, the trainer first; returns the names of those that ran."""
+        """End the processes, the trainer first; returns the names of those that ran.
+
+        InfraError where a host cannot be reached, or a process there not be killed, once all others
+        have ended: those that may still run stay written down, so that the same command ends them.
+        """
         with self.registry.held():
             members = self.members()
-            running = [m for m in members if m.alive()]
+            running, lost = _on_each_host(lambda m: m if m.alive() else None, members)
             for servers in (False, True):
-                for name in end([m for m in running if bool(m.url) == servers], grace_s):
+                there = [m for m in running if bool(m.url) == servers and m.label not in lost]
+                killed, more = _on_each_host(lambda *group: end(group, grace_s), there, together=True)
+                lost |= more
+                for name in killed:
                     self.note(f"{name} did not end within {grace_s:g} s and was killed")
-            for member in members:
+            left = [m for m in members if m.label in lost]
+            for member in [m for m in members if m not in left]:
                 member.release()
-            self.registry.file.unlink()
-            return [m.name for m in running]
+            ended = [m.name for m in running if m not in left]
+            if not left:
+                self.registry.file.unlink()
+                return ended
+            self._keep(left)
+        names = ", ".join(f"{m.name} (process {m.pid}{_at(m.label)})" for m in left)
+        raise InfraError(
+            f"ended: {', '.join(ended) or 'nothing'}; not ended: {names}: {'; '.join(lost.values())}. "
+            f"`qwq cluster down {shlex.quote(str(self.folder))}` ends the rest once it can be reached; where a host is "
+            f"gone for good, delete {self.registry.file}"
+        )
 
     def _refuse_others(self, parts: Sequence[ProcessSpec], running: dict[str, RunProcess]) -> None:
         asked = {p.name: (p.command, p.host.label) for p in parts}
@@ -136,6 +154,29 @@ def _table(member: RunProcess) -> dict[str, Any]:
     return dataclasses.asdict(member)
 
 
+def _on_each_host(
+    work: Callable[..., Any], members: Sequence[RunProcess], *, together: bool = False
+) -> tuple[list[Any], dict[str, str]]:
+    """What `work` gave for each process, without None, or for those of a host `together`; and the
+    error of each host where it failed. Hosts are asked at the same time, so that one which does not
+    answer costs its own time-out only.
+    """
+    hosts: dict[str, list[RunProcess]] = {}
+    for member in members:
+        hosts.setdefault(member.label, []).append(member)
+
+    def there(group: list[RunProcess]) -> list[Any] | InfraError:
+        try:
+            return list(work(*group)) if together else [got for m in group if (got := work(m)) is not None]
+        except InfraError as error:
+            return error
+
+    with ThreadPoolExecutor(max(1, len(hosts))) as pool:
+        results = dict(zip(hosts, pool.map(there, hosts.values()), strict=True))
+    lost = {label: str(got) for label, got in results.items() if isinstance(got, InfraError)}
+    return [one for got in results.values() if not isinstance(got, InfraError) for one in got], lost
+
+
 def _at(label: str) -> str:
     return f" at {label}" if label else ""
 
@@ -156,12 +197,18 @@ def last_line(log: str) -> str:
     return lines[-1].removeprefix("error: ") if lines else "it printed nothing"
 
 
-def status_lines(group: ProcessGroup) -> list[str]:
-    """The processes, the engines as the trainer sees them, the last step and its lag."""
-    lines = []
+def status_lines(group: ProcessGroup) -> tuple[list[str], bool]:
+    """The processes, the engines as the trainer sees them, the last step and its lag; and whether
+    all processes run.
+    """
+    lines, all_run = [], True
     for known in group.members():
         member = known.now()
-        state = "running" if member.alive() else f"gone: {last_line(member.log)}"
+        try:
+            state = "running" if member.alive() else f"gone: {last_line(member.log)}"
+        except InfraError as error:
+            state = f"not reached: {error}"
+        all_run = all_run and state == "running"
         where = " ".join(filter(None, (member.host, f"process {member.pid}", member.url)))
         lines.append(f"{member.name:12} {where}  {state}")
     stage, engines = last_engines(group.folder)
@@ -174,4 +221,4 @@ def status_lines(group: ProcessGroup) -> list[str]:
         last = json.loads(steps[-1])
         lag = f", lag {last['lag_mean']:g} mean, {last['lag_max']} at most" if "lag_max" in last else ""
         lines.append(f"last step: {last['stage']} {last['step']}, {last['seconds']:g} s{lag}")
-    return lines
+    return lines, all_run

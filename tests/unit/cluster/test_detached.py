@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from qwq.cluster.detached import Host, end
-from qwq.cluster.group import ProcessGroup, ProcessSpec
+from qwq.cluster.group import ProcessGroup, ProcessSpec, status_lines
 from qwq.common.run_folder import RunFolder
 from qwq.errors import ConfigError, InfraError
 
@@ -104,3 +104,48 @@ def test_a_server_that_answers_already_is_not_taken_for_ours(tmp_path):
             group.up([ProcessSpec("engine-0", "sleep 300", Host(), url)])
         foreign.shutdown()
     assert not group.registry.file.exists()
+
+
+@needs_linux
+def test_down_ends_what_it_reaches_where_a_host_is_gone(tmp_path):
+    """A host that answers at the start and then no more: the others end, and the same command ends
+    what is left once the host is back.
+    """
+    (tmp_path / "up").touch()
+    ssh = tmp_path / "ssh"
+    ssh.write_text(f'#!/bin/sh\ntest -e {tmp_path}/up || {{ echo "$1: no route" >&2; exit 255; }}\nexec sh -c "$2"\n')
+    ssh.chmod(0o755)
+    gone = Host("gpu2", f"{ssh} {{host}} {{command}}")
+    group = ProcessGroup(RunFolder(tmp_path / "a run"), lambda text: None)
+    group.up([ProcessSpec("trainer", "sleep 300"), ProcessSpec("x", "sleep 301", gone), ProcessSpec("y", "sleep 302")])
+    far = next(m for m in group.members() if m.name == "x")
+    (tmp_path / "up").unlink()
+    assert [line.split()[-1] for line in status_lines(group)[0]] == ["running", "route", "running"]
+    assert not status_lines(group)[1]
+    with pytest.raises(InfraError) as error:
+        group.down(5.0)
+    said = str(error.value)
+    assert said.startswith(f"ended: trainer, y; not ended: x (process {far.pid} at gpu2): gpu2: gpu2: no route. ")
+    assert f"`qwq cluster down '{tmp_path}/a run'` ends the rest" in said and said.endswith("cluster/state.json")
+    assert [m.name for m in group.members()] == ["x"]
+    with pytest.raises(InfraError, match="ended: nothing; not ended: x"):
+        group.down(5.0)
+    (tmp_path / "up").touch()
+    assert far.alive() and group.down(5.0) == ["x"] and not far.alive()
+    assert not group.registry.file.exists()
+
+
+@needs_linux
+def test_hosts_that_do_not_answer_are_waited_for_at_the_same_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("qwq.cluster.detached.CALL_S", 1.0)
+    group = ProcessGroup(RunFolder(tmp_path), lambda text: None)
+    group.up([ProcessSpec("near", "sleep 300")])
+    (near,) = group.members()
+    dead = [
+        dataclasses.replace(near, name=f"e{i}", host=f"h{i}", template="sleep 5; : {host} {command}") for i in range(4)
+    ]
+    group._keep([near, *dead])
+    began = time.monotonic()
+    with pytest.raises(InfraError, match="ended: near; not ended: e0 .* h3 has not answered within 1 s"):
+        group.down(5.0)
+    assert time.monotonic() - began < 4.5 and not near.alive()  # one after another: 6 s and more
