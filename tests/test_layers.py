@@ -81,6 +81,8 @@ ALLOWED: dict[str, set[str]] = {
         "verify",
         "report",
     },
+    "agent": {"errors", "types", "common", "text", "sandbox", "engine", "envs", "rollout", "report"},
+    "serve": {"errors", "types", "common", "text", "sandbox", "engine", "envs", "verify", "rollout", "agent"},
     "pipeline": {
         "errors",
         "types",
@@ -98,11 +100,10 @@ ALLOWED: dict[str, set[str]] = {
         "train",
         "eval",
         "report",
+        "serve",
     },
     "api": {"errors", "types", "common", "config", "text", "engine", "tasks", "rollout", "eval", "report", "pipeline"},
     "chat": {"errors", "types", "common", "model", "text", "engine", "tasks", "envs", "rollout"},
-    "agent": {"errors", "types", "common", "text", "sandbox", "engine", "envs", "rollout", "report"},
-    "serve": {"errors", "types", "common", "text", "sandbox", "engine", "envs", "verify", "rollout", "agent"},
     "release": {
         "errors",
         "types",

@@ -312,9 +312,10 @@ class Rollout:
     """One sampled completion, token for token (design promise 2), and later what it earned.
 
     The token columns are those of its first `TokenSegment`, whose prompt its group shares.
-    `segments` are the later ones: where the context was full, a compacted prompt begins the next.
-    `text` is that of all of them, later prompts included. `rewards` holds each term apart; `reward`
-    is their sum, None after an infra error.
+    `segments` are the later ones: where the context was full, a compacted prompt begins the
+    next, and where a program made the rollout, a history that it rewrote. `text` is that of all of
+    them, later prompts included. `rewards` holds each term apart; `reward` is their sum, None
+    after an infra error.
     """
 
     problem_id: str

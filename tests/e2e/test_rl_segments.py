@@ -136,7 +136,7 @@ def test_look_shows_all_segments(run: Path, capsys: pytest.CaptureFixture[str]) 
     assert [line["tokens"] for line in shown] == [r.num_tokens for r in rollouts]
     assert [line["output"] for line in shown] == [r.text for r in rollouts]
     assert [line["facts"].get("segments") for line in shown] == [
-        f"{1 + len(r.segments)}: the context was full" if r.segments else None for r in rollouts
+        f"{1 + len(r.segments)}, each behind a prompt of its own" if r.segments else None for r in rollouts
     ]
     index, shader = open_index(run), Shader(run)
     for row, rollout in enumerate(rollouts):

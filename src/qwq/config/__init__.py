@@ -18,7 +18,16 @@ from qwq.config.kinds import Reference, StageConfig, keeps_sequence, known_kinds
 from qwq.config.load import apply_override, find_recipe, parse_value, shipped_recipes, toml_key
 from qwq.config.problem_sets import SOURCE_DOMAINS, Mix, Source, task_domain
 from qwq.config.recipe import Recipe, dump_recipe, load_recipe
-from qwq.config.rl_config import ADVANTAGES, LOSS_CLIPS, Contract, CustomReward, RlConfig, ToolLimits, Validation
+from qwq.config.rl_config import (
+    ADVANTAGES,
+    LOSS_CLIPS,
+    Contract,
+    CustomReward,
+    Harness,
+    RlConfig,
+    ToolLimits,
+    Validation,
+)
 from qwq.config.sections import Cluster, ClusterSection, ComputeSection, EvalSection, ModelSection, RolloutSection
 from qwq.config.training import Lora, Optim
 
@@ -37,6 +46,7 @@ __all__ = [
     "Contract",
     "CustomReward",
     "EvalSection",
+    "Harness",
     "Lora",
     "Mix",
     "ModelSection",

@@ -60,6 +60,30 @@ class ToolLimits(Section):
     )
 
 
+class Harness(Section):
+    """A program of the user's own that makes each sample, unchanged, against a server over the
+    policy (docs/agent.md).
+    """
+
+    command: list[str] = Field(
+        min_length=1, description='the program and its arguments, such as ["python", "my_agent.py"]; it is started '
+        "once a sample where the run was started, and reads the problem as JSON from standard input",
+    )  # fmt: skip
+    timeout_s: float = Field(600.0, gt=0, description="seconds of one start; then it is killed, and unfinished")
+    max_calls: int = Field(
+        64, ge=1, le=1024, description="model calls of one start; more are refused, and it is unfinished"
+    )
+    concurrency: Positive = Field(4, description="programs at once; 1 repeats a run bit for bit")
+    answer: Literal["message", "stdout"] = Field(
+        "message", description="what the verifier judges: the model's last message, or what the program printed"
+    )
+    on_crash: Literal["infra", "wrong"] = Field(
+        "infra",
+        description="what another exit status than 0 is: an infrastructure failure, which is no reward, or a wrong "
+        "answer",
+    )
+
+
 class RlConfig(StageConfig):
     """Reinforcement learning with verifiable rewards, GRPO family (Shao et al. 2024, arXiv
     2402.03300).
@@ -177,6 +201,7 @@ class RlConfig(StageConfig):
         "(docs/tasks.md)",
     )
     tools: ToolLimits = Field(default_factory=ToolLimits, description="limits of tool calls")
+    harness: Harness | None = Field(None, description="a program of the user's own that makes the rollouts")
     rewards: list[CustomReward] = Field(
         default_factory=list, description="reward functions whose values are added to what the verifiers pay"
     )
@@ -228,6 +253,16 @@ class RlConfig(StageConfig):
                 f'scale_advantage is true and advantage {self.advantage!r}: the first means "group_std"; give one '
                 "of the two"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _harness_decides(self) -> RlConfig:
+        for key, used in (("environment", bool(self.environment)), ("tools", self.tools != ToolLimits())):
+            if self.harness is not None and used:
+                raise ValueError(
+                    f"{key} is set, and with harness the program decides about its tools and their limits: leave "
+                    f"{key} out"
+                )
         return self
 
     @model_validator(mode="after")

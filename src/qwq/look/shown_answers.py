@@ -240,7 +240,7 @@ def _facts(record: Record, verdict: Mapping[str, Any]) -> dict[str, str]:
         if verdict.get(mark):
             facts["verdict"] = words
     if later := _segments(record):
-        facts["segments"] = f"{1 + len(later)}: the context was full"
+        facts["segments"] = f"{1 + len(later)}, each behind a prompt of its own"
     versions = [v for part in (record, *later) for v in _list(part.get("weight_versions"))]
     if versions:
         facts["weight version"] = (
@@ -275,7 +275,7 @@ def _column(record: Record, name: str) -> list[Any]:
 
 
 def _segments(record: Record) -> list[Record]:
-    """What followed where the context was full."""
+    """What followed where another prompt began: a compacted one, or a program's own."""
     return [s for s in _list(record.get("segments")) if isinstance(s, dict)]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from qwq.common.memory import Memory, on_cuda
-from qwq.config import Cluster, RlConfig, RolloutSection, Source
+from qwq.config import Cluster, Recipe, RlConfig, RolloutSection, Source
 from qwq.data.examples import FileUse
 from qwq.envs.base import environment_class, with_environment
 from qwq.errors import ConfigError
@@ -53,6 +53,25 @@ class StageHooks(Protocol):
         """After the last step, `changed` if the weights are no longer those of that step; gives
         what the stage's record keeps.
         """
+
+
+def _check_environment(stage: RlConfig, name: str, recipe: Recipe) -> None:
+    """ConfigError where the stage's environment or program is not there."""
+    if stage.environment:
+        environment_class(stage.environment)
+    if stage.harness is not None:
+        from qwq.pipeline.harness_sampler import check_harness
+
+        check_harness(f"stages.{name}.harness", stage.harness, recipe)
+
+
+def _use_harness(stage: RlConfig, trainer: RlTrainer, seed: int) -> None:
+    if stage.harness is not None:
+        from qwq.pipeline.harness_sampler import HarnessSampler
+
+        trainer.harness = HarnessSampler(
+            trainer.policy, stage.harness, trainer.params, samples=stage.samples, seed=seed
+        )
 
 
 class RlStage(RlConfig, Stage):
@@ -180,8 +199,7 @@ class RlStage(RlConfig, Stage):
             )
         load_loss(self.loss)
         self.check_rollout(name, inputs.recipe.rollout)
-        if self.environment:
-            environment_class(self.environment)
+        _check_environment(self, name, inputs.recipe)
         load_advantage(self.advantage)
         inputs.functions(self.rewards)
         self.sample_problems(inputs)
@@ -280,6 +298,7 @@ class RlStage(RlConfig, Stage):
             load_reference=lambda: job.start_model().requires_grad_(False),
         )  # fmt: skip
         trainer.sample_on(job.recipe.rollout)
+        _use_harness(self, trainer, job.seed)
         hooks = self.hooks(trainer, job)
         best = None
         if self.validation.every:

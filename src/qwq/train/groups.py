@@ -124,16 +124,27 @@ def after_refills(rollouts: Sequence[Rollout], prompts: int) -> list[Rollout]:
 
 
 def by_segment(groups: Sequence[Group]) -> list[Group]:
-    """Groups of sequences, as they are packed: the first segments of a group, which share its
-    prompt, then each later segment, which has a prompt of its own, with its rollout's advantage.
+    """Groups of sequences, as they are packed: the first segments of a group by their prompt, which
+    they share unless a program made them, then each later segment, which has a prompt of its own,
+    with its rollout's advantage.
     """
     out: list[Group] = []
     for group in groups:
-        out.append(group)
+        out += _by_prompt(group)
         for rollout, advantage in zip(group.rollouts, group.advantages, strict=True):
             later = [replace(rollout, **_columns(s), segments=[]) for s in rollout.segments]
             out += [Group([segment], [advantage]) for segment in later]
     return out
+
+
+def _by_prompt(group: Group) -> list[Group]:
+    """A group whose rollouts share their prompt as it is; else a part for each prompt."""
+    parts: dict[tuple[int, ...], Group] = {}
+    for rollout, advantage in zip(group.rollouts, group.advantages, strict=True):
+        part = parts.setdefault(tuple(rollout.prompt_ids), Group([], []))
+        part.rollouts.append(rollout)
+        part.advantages.append(advantage)
+    return [group] if len(parts) == 1 else list(parts.values())
 
 
 def _columns(segment: TokenSegment) -> dict[str, Any]:

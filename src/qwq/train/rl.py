@@ -28,7 +28,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 from qwq.config import ComputeSection, RlConfig, RolloutSection
 from qwq.engine.sampler import SamplingParams
@@ -79,6 +79,17 @@ class RlState:
     totals: Totals = field(default_factory=Totals)
 
 
+class HarnessRollouts(Protocol):
+    """Makes rollouts by programs (`pipeline.harness_sampler`); `figures` are of the last ones."""
+
+    figures: dict[str, Any]
+
+    def collect(
+        self, problems: Sequence[Problem], first_group: int, *, version: int,
+        budgets: Sequence[int | None] | None = None, on_response: OnResponse | None = None,
+    ) -> list[Rollout]: ...  # fmt: skip
+
+
 class RlTrainer:
     """One RL stage: each process samples its share of the prompts from the whole weights, which the
     trainer shares or has put there, and all of them know all rollouts. Where `rollout` names
@@ -86,6 +97,7 @@ class RlTrainer:
     """
 
     fleet: FleetSampler | None = None
+    harness: HarnessRollouts | None = None  # a program that makes the rollouts
     has_engines = False
     max_lag = 0
 
@@ -187,6 +199,8 @@ class RlTrainer:
         if self.fleet is not None:
             metrics |= {"lag_mean": sum(lags) / max(1, len(lags)), "lag_max": max(lags, default=0)}
             metrics["fleet"] = self.fleet.figures()
+        if self.harness is not None and self.harness.figures:
+            metrics["harness"] = self.harness.figures
         if alarms := self.watch.alarms(metrics) + mismatch_alarms(
             metrics, self.updater.sampler, exact=self.updater.exact
         ):
@@ -252,6 +266,8 @@ class RlTrainer:
         version, budgets = self.run.state.step * self.config.updates, self._budgets(first, len(problems))
         if self.fleet is None:
             self.policy.update_weights(version)
+            if self.harness is not None:
+                return self.harness.collect(problems, first, version=version, budgets=budgets, on_response=on_response)
             return collect(
                 self.policy, problems, self.params, samples=self.config.samples, seed=self.seed, first_group=first,
                 budgets=budgets, limits=self.limits, on_response=on_response,

@@ -69,6 +69,17 @@ def test_segments_are_packed_as_sequences_by_hand() -> None:
     assert batch.extra["advantage"].tolist() == [0.75] * 3 + [-0.5] * 3 + [0.75] * 4
 
 
+def test_first_segments_of_other_prompts_are_parts_of_their_own() -> None:
+    """A program may ask something else for each sample of a problem."""
+    made = group(fresh())
+    made.rollouts[1].prompt_ids = [1, 2, 9]
+    parts = by_segment([made])
+    assert [(g.rollouts[0].prompt_ids, [r.completion_ids for r in g.rollouts], g.advantages) for g in parts] == [
+        ([1, 2, 3], [[4, 5, 6, 7]], [0.75]), ([1, 2, 9], [[20, 21, 5]], [-0.5]),
+        ([1, 9, 8, 2], [[10, 11]], [0.75]), ([1, 12], [[13, 14, 3]], [0.75]),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("micro_batch_tokens", [1, 40])
 def test_the_gradient_is_the_sum_over_the_segments_apart(tmp_path: Path, micro_batch_tokens: int) -> None:
     """On-policy the gradient of the loss is that of -advantage x log-probability of each sampled

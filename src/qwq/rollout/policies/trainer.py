@@ -9,6 +9,7 @@ they come.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from qwq.engine.backends.dense import DenseBackend
@@ -47,6 +48,15 @@ class TrainerPolicy(EnginePolicy):
         loaded = _Loaded(name, engine, chat)
         self.model = model
         super().__init__(loaded, plain_sampling=True, count_thinking=count_thinking, note=lambda _: None)
+
+    @contextmanager
+    def lent(self) -> Iterator[Engine]:
+        """The engine, for a server; its KV cache and the packed weights are freed at the end."""
+        try:
+            with packed_weights(self.model):
+                yield self.engine
+        finally:
+            self.engine.forget()
 
     def generate(self, next_request: NextRequest, concurrency: int | None = None) -> Iterator[tuple[TurnRequest, Turn]]:
         """See `Policy.generate`. The KV cache and the packed weights are freed at its end: training
