@@ -27,9 +27,12 @@ def sandbox():
         yield opened
 
 
+SHORT = pytest.mark.parametrize("shell", [3.0], indirect=True)  # seconds of a call, where one is to meet its limit
+
+
 @pytest.fixture
-def shell(sandbox):
-    toolsets = make_toolsets(["shell", "python"], shell_timeout_s=3.0)
+def shell(sandbox, request):
+    toolsets = make_toolsets(["shell", "python"], shell_timeout_s=getattr(request, "param", 60.0))
     with workspace_for(toolsets, sandbox, files={"t.py": FAILS}) as desk:
         box = Toolbox(toolsets, desk)
         run(box.reset(EMPTY))
@@ -76,6 +79,15 @@ def test_state_is_kept_by_exit_and_lost_by_nothing_but_a_kill(shell):
     assert shell("echo $X").text == "2"
 
 
+@SHORT
+def test_a_command_that_is_stopped_while_its_state_is_saved_leaves_the_one_before(shell):
+    shell("X=1; cd /tmp")
+    slow = shell("X=2; declare() { sleep 100; }")  # the state is written with `declare`
+    assert slow.kind is ResultKind.TIMEOUT
+    assert shell("echo $X; pwd").text == "1\n/tmp"
+
+
+@SHORT
 def test_a_command_that_takes_too_long_is_stopped_and_the_state_kept(shell):
     shell("X=1")
     slow = shell("echo begun; sleep 100 & sleep 100")

@@ -24,6 +24,7 @@ _SHELLS_OWN = (
     "BASH*|COMP_*|DIRSTACK|EPOCH*|EUID|FUNCNAME|GROUPS|HISTCMD|LINENO|OPTERR|OPTIND|PIPESTATUS|PPID|RANDOM|SECONDS|"
     "SHELLOPTS|SRANDOM|UID|_|__qwq_*"
 )
+_WHOLE = "# whole"  # the end of a saved state
 _SAVE = f"""
 __qwq_save() {{
   local __qwq_name
@@ -36,7 +37,7 @@ __qwq_save() {{
     alias -p
     shopt -p
     set +o
-    printf 'cd -- %q\\n' "$PWD"
+    printf 'cd -- %q\\n%s' "$PWD" '{_WHOLE}'
   }} > "$1" 2> /dev/null
 }}
 """
@@ -62,7 +63,7 @@ def bash(command: str) -> CommandEnd:
     if not os.access(BASH, os.X_OK):
         raise desk_paths.ToolFault("there is no bash here")
     places = _Places()
-    script = f"{places.load}{_SAVE}trap '__qwq_save {places.saved}' EXIT\n{command}\n"
+    script = f"{places.load}{_SAVE}trap '__qwq_save {places.fresh}' EXIT\n{command}\n"
     with tempfile.NamedTemporaryFile("w", dir=places.folder, encoding="utf-8", errors="surrogateescape") as file:
         file.write(script)
         file.flush()
@@ -81,6 +82,7 @@ def bash(command: str) -> CommandEnd:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             raise
+    places.keep()
     return CommandEnd(status)
 
 
@@ -90,6 +92,9 @@ class _Places:
     def __init__(self) -> None:
         self.folder = _PRIVATE if os.access(_PRIVATE, os.W_OK) else desk_paths.here
         self.saved = os.path.join(self.folder, "shell-state")
+        self.fresh = f"{self.saved}.new"  # what the command leaves, until it is known to be whole
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.fresh)
         self.load = f"[ -f {self.saved} ] && . {self.saved} 2> /dev/null\n"
         programs = os.path.join(self.folder, "bin")
         os.makedirs(programs, exist_ok=True)
@@ -102,3 +107,12 @@ class _Places:
             "PYTHONPATH": ":".join(packages),
             "PWD": desk_paths.here,
         }
+
+    def keep(self) -> None:
+        """Take the state that a command left for the next one. One that was stopped while it saved
+        leaves the state from before it.
+        """
+        with contextlib.suppress(OSError), open(self.fresh, "rb") as file:
+            file.seek(-len(_WHOLE), os.SEEK_END)
+            if file.read() == _WHOLE.encode():
+                os.replace(self.fresh, self.saved)
