@@ -26,12 +26,12 @@ import torch
 import torch.nn.functional as F
 from arguments import at_least, model_folder, one_of
 
+from qwq.model.gguf_metadata import FILE_TYPES
 from qwq.model.layouts import Packed
 from qwq.model.transformer import Transformer
 from qwq.model.weights import load_model
 from qwq.release.export import ExportOptions, export
 from qwq.release.quality import QualityOptions
-from qwq.release.to_gguf import FILE_TYPES
 from qwq.tasks import registry
 from qwq.text.template import ChatFormat
 

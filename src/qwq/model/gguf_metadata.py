@@ -20,6 +20,10 @@ SAMPLING = {
     "temperature": "temp", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p",
     "repetition_penalty": "penalty_repeat",
 }  # fmt: skip
+# llama.cpp's number of each kind of file (llama.h, llama_ftype).
+FILE_TYPES = {
+    "F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7, "Q4_0": 2, "Q3_K_M": 12, "Q4_K_M": 15, "Q5_K_M": 17, "Q6_K": 18,
+}  # fmt: skip
 
 
 def config_metadata(config: ModelConfig) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from qwq.common.files import atomic_file, hold, sync, whole_lines, write_atomic,
 from qwq.common.run_folder import RunFolder
 from qwq.config import keeps_sequence
 from qwq.errors import ConfigError, DataError, ModelError, nearest
+from qwq.model.gguf_metadata import FILE_TYPES
 from qwq.model.model_folder import HUB_FILES, generation_config, read_config, resolve_folder
 from qwq.release import facts as facts_of
 from qwq.release.card import PLACE, TRAINING, model_card
@@ -69,12 +70,9 @@ class ReleaseOptions:
         for name in self.leave_out:
             if name not in TRAINING:
                 raise ConfigError(f"--leave-out {name}: {nearest(name, TRAINING)}")
-        if self.ggufs:
-            from qwq.release.to_gguf import FILE_TYPES
-
-            for quant in self.ggufs:
-                if quant not in FILE_TYPES:
-                    raise ConfigError(f"--gguf {quant}: {nearest(quant, FILE_TYPES)}")
+        for quant in self.ggufs:
+            if quant not in FILE_TYPES:
+                raise ConfigError(f"--gguf {quant}: {nearest(quant, FILE_TYPES)}")
 
 
 def check_name(name: str, option: str) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from qwq.common.files import atomic_folder, writing_to
 from qwq.errors import ConfigError, nearest
+from qwq.model.gguf_metadata import FILE_TYPES
 from qwq.model.names import UNTIED, fused_parts
 from qwq.model.transformer import Transformer
 from qwq.release import to_mlx
@@ -30,7 +31,7 @@ from qwq.release.to_compressed import (
 from qwq.release.to_compressed import (
     nearest as to_nearest,
 )
-from qwq.release.to_gguf import FILE_TYPES, PLAIN, export_gguf
+from qwq.release.to_gguf import PLAIN, export_gguf
 
 FORMATS = ("hf", "gguf", "mlx", *SCHEMES)
 CALIBRATION_TOKENS, CALIBRATION_LONGEST = 16_384, 512

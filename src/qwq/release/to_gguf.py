@@ -27,7 +27,7 @@ from qwq.model.config import ModelConfig
 from qwq.model.families import FAMILIES
 from qwq.model.gguf import gguf_name, rope_rows
 from qwq.model.gguf_file import WRITE_CHUNK_BYTES, Encoded, write_gguf
-from qwq.model.gguf_metadata import config_metadata, sampling_metadata
+from qwq.model.gguf_metadata import FILE_TYPES, config_metadata, sampling_metadata
 from qwq.model.gguf_quants import encoding, quantise
 from qwq.model.names import hf_shapes
 from qwq.model.weight_reader import WeightReader
@@ -35,10 +35,6 @@ from qwq.release import k_quants
 from qwq.release.model_source import ModelSource
 from qwq.text.gguf_tokenizer import tokenizer_metadata
 
-# llama.cpp's number of each kind of file (llama.h, llama_ftype).
-FILE_TYPES = {
-    "F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7, "Q4_0": 2, "Q3_K_M": 12, "Q4_K_M": 15, "Q5_K_M": 17, "Q6_K": 18,
-}  # fmt: skip
 PLAIN = ("F32", "F16", "BF16")
 OWN = (*PLAIN, "Q8_0", "Q4_0")
 Importance = Mapping[str, np.ndarray]  # mean square of each input column, by GGUF's name of the matrix

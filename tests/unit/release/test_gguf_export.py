@@ -14,6 +14,7 @@ from qwq.errors import ConfigError, ModelError
 from qwq.model.config import YarnScaling, preset
 from qwq.model.gguf import gguf_config
 from qwq.model.gguf_file import GGUFFile, write_gguf
+from qwq.model.gguf_metadata import FILE_TYPES
 from qwq.model.gguf_quants import quantise
 from qwq.model.transformer import Transformer
 from qwq.model.weights import save_model
@@ -21,7 +22,7 @@ from qwq.release.assemble import ReleaseOptions, release
 from qwq.release.export import ExportOptions, export
 from qwq.release.k_quants import quantise_file
 from qwq.release.model_source import open_source
-from qwq.release.to_gguf import FILE_TYPES, encodings, export_gguf
+from qwq.release.to_gguf import encodings, export_gguf
 from qwq.text.gguf_tokenizer import chat_format_from_gguf
 from qwq.text.template import ChatFormat, default_template
 from qwq.text.tokenizer import train_bpe

@@ -74,6 +74,16 @@ def test_a_push_makes_a_private_repository_equal_to_the_folder(released, tmp_pat
     assert len(hubs.writes()) == before  # the second time there is nothing to do
 
 
+def test_a_released_folder_is_pushed_without_importing_torch(released, tmp_path, hub):
+    address, hubs = hub
+    code = "import sys; sys.modules['torch'] = None; from qwq.cli import main; sys.exit(main(sys.argv[1:]))"
+    words = [sys.executable, "-c", code, "push", str(released), "me/small"]
+    env = environment(tmp_path, address, HF_TOKEN=TOKEN)
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, f"{address}/me/small\n"), done.stderr
+    assert hubs.repositories["me/small"].files == content_of(released)
+
+
 @pytest.mark.parametrize("to", ["huggingface", "modelscope"])
 def test_what_was_pushed_comes_back_by_its_name(released, tmp_path, hub, to):
     if to == "modelscope":
