@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from qwq.config import Harness, Recipe
 from qwq.engine.load import LoadedModel
 from qwq.engine.sampler import SamplingParams
-from qwq.errors import ConfigError, install_hint
+from qwq.errors import ConfigError, InfraError, install_hint
 from qwq.rollout.call_log import RecordedCall, Trajectory, trajectories
 from qwq.rollout.collect import OnResponse, group_seed
 from qwq.rollout.harness import ProgramEnd, Programs
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from qwq.serve.training_gateway import Gateway, Quota
 
 LOOPBACK = "127.0.0.1"
+SETTLE_S = 10.0
 
 
 def check_harness(place: str, harness: Harness, recipe: Recipe) -> None:
@@ -99,6 +101,7 @@ class HarnessSampler:
         with self._loaded() as loaded, training_gateway(loaded, self.params, quotas, version=version) as gateway:
             for sample, end in self._run(todo, gateway):
                 quota = quotas[sample.episode]
+                _wait_for_calls(quota)
                 response, rollouts[sample.at] = self._made(sample, end, quota)
                 ends[sample.at] = end
                 if on_response:
@@ -186,6 +189,17 @@ class HarnessSampler:
             thinking_open=thinking_open, calls=tuple(c for p in earlier for c in p.tool_calls), parts=parts,
             failure=failure, turns=tuple(earlier),
         )  # fmt: skip
+
+
+def _wait_for_calls(quota: Quota) -> None:
+    """A program may end before the server has closed its last call, as after a stream's last
+    line. InfraError where the server never does.
+    """
+    deadline = time.monotonic() + SETTLE_S
+    while quota.num_open:
+        if time.monotonic() > deadline:
+            raise InfraError(f"calls of a program that has ended were still open after {SETTLE_S:g} s")
+        time.sleep(0.002)
 
 
 def told(sample: _Sample) -> Mapping[str, Any]:

@@ -23,7 +23,8 @@ from qwq.engine.sampler import SamplingParams
 from qwq.errors import InfraError
 from qwq.rollout.call_log import RecordedCall
 from qwq.serve.app import create_app
-from qwq.serve.episodes import Caller
+from qwq.serve.engine_thread import RequestGroup
+from qwq.serve.episodes import CALLER, Caller
 from qwq.serve.errors import RequestRefused
 from qwq.serve.options import ServeOptions
 from qwq.serve.recorder import Recorder
@@ -50,6 +51,7 @@ class Quota:
     version: int = 0
     num_calls: int = 0
     num_tokens: int = 0
+    num_open: int = 0  # calls that have begun and are not in `calls` yet
     limit: StopReason | None = None
     calls: list[RecordedCall] = field(default_factory=list)
 
@@ -82,6 +84,12 @@ class TrainingRecorder(Recorder):
             plain_sampling=True, min_new_tokens=0,
         )  # fmt: skip
 
+    def begin(self, group: RequestGroup) -> None:
+        super().begin(group)
+        caller = CALLER.get()
+        if caller is not None and (quota := self.quotas.get(caller.episode)) is not None:
+            quota.num_open += len(group.jobs)
+
     @staticmethod
     def _refuse(quota: Quota, limit: StopReason, words: str) -> None:
         quota.limit = quota.limit or limit
@@ -92,6 +100,7 @@ class TrainingRecorder(Recorder):
         if quota is not None:
             quota.calls.append(call)
             quota.num_tokens += sum(len(s.completion_ids) for s in call.samples)
+            quota.num_open -= 1
 
 
 @dataclass(frozen=True, slots=True)
