@@ -3,6 +3,7 @@ per quantisation, with paired intervals.
 
     python benchmarks/k_quants.py [--steps 150] [--tokens 150000] [--orders 60] [--seed 0]
                                   [--uneven 0.4] [--keep FOLDER]
+    python benchmarks/k_quants.py --spread MODEL [MODEL ...]  # how uneven channels are
 
 SmolLM2, the 0.5B model and the demo's have widths that do not divide by 256, so most of their
 tensors fall back to other encodings and their perplexities rank nothing. This trains a small model
@@ -13,7 +14,7 @@ llama-cpp-python (`make install-gguf`).
 In a model of some minutes all channels are about as strong, and a matrix that says which matter has
 little to say (`--uneven 0`). Those of real models differ, so the norms' gains start unevenly: 0.4
 gives the importance of the columns of attention and feed-forward layers a deviation of 0.8 in the
-logarithm, as in SmolLM2-135M (0.6 to 0.9) and Qwen2.5-Coder-0.5B (0.5 to 1.0).
+logarithm; `--spread` gives 0.5 to 0.9 for SmolLM2-135M's and Qwen2.5-Coder-0.5B's.
 
 How the rounding of one file falls out moves its loss by more than a matrix gains at four bits: to
 first order a rounding error is multiplied by the gradient, whatever its sign. So the gain is taken
@@ -43,6 +44,7 @@ from arguments import at_least
 
 from qwq.model.config import ModelConfig, preset
 from qwq.model.layouts import Packed
+from qwq.model.model_folder import resolve_folder
 from qwq.model.transformer import Transformer
 from qwq.model.weights import load_model, save_model
 from qwq.release.activations import importance, task_windows
@@ -59,6 +61,7 @@ BATCH_TOKENS = 4096
 QUANTS = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M")
 REORDERED = ("Q4_K_M", "Q3_K_M")  # whose gain is taken over orders of the channels
 CALIBRATION = 40_000  # tokens of each task
+SPREAD = 2_000  # tokens of each task where only the columns' spread is asked for
 DOCUMENTS = 32  # of a pass
 ORDER_TOKENS = 20_000  # of test problems, on which each order is read
 
@@ -138,8 +141,8 @@ def held_out_windows(chat: ChatFormat, num_tokens: int) -> tuple[list[list[int]]
     return windows, torch.tensor([len(ids) - 1.0 for ids in windows], dtype=torch.float64)
 
 
-def column_importance(model: Transformer, chat: ChatFormat) -> Columns:
-    return importance(model, [ids for task in TASKS for ids in task_windows(task, "train", chat, CALIBRATION, 512)])
+def column_importance(model: Transformer, chat: ChatFormat, num_tokens: int = CALIBRATION) -> Columns:
+    return importance(model, [ids for task in TASKS for ids in task_windows(task, "train", chat, num_tokens, 512)])
 
 
 def unevenness(columns: Columns) -> dict[str, float]:
@@ -239,7 +242,13 @@ def main() -> None:
         "--uneven", type=float, default=0.4, help="deviation of the logarithm of the norms' first gains"
     )
     parser.add_argument("--keep", type=Path, help="the trained model's folder; one that is there is not trained again")
+    parser.add_argument("--spread", nargs="+", metavar="MODEL", help="print this of models, and measure nothing else")
     args = parser.parse_args()
+    if args.spread:
+        for name in args.spread:
+            columns = column_importance(load_model(resolve_folder(name)), open_source(name).chat, SPREAD)
+            print(f"{name}: {unevenness(columns)}", flush=True)
+        return
     with tempfile.TemporaryDirectory() as place:
         folder = args.keep or Path(place) / "model"
         if not folder.exists():
