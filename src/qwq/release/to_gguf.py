@@ -79,8 +79,9 @@ def file_metadata(source: ModelSource, quant: str) -> dict[str, Any]:
         general["general.quantization_version"] = 2
     if source.licence:
         general["general.license"] = source.licence
-    out = config_metadata(config) | general | sampling_metadata(source.generation)
-    out |= tokenizer_metadata(chat.tokenizer, config.vocab_size, source.name)
+    # Special tokens that config.json does not name are those of the tokenizer.
+    out = tokenizer_metadata(chat.tokenizer, config.vocab_size, source.name)
+    out |= config_metadata(config) | general | sampling_metadata(source.generation)
     # llama.cpp stops at this token; it knows the other end tokens by their text.
     return out | {"tokenizer.ggml.eos_token_id": chat.eos_ids[0], "tokenizer.chat_template": chat.template.source}
 

@@ -47,6 +47,8 @@ WHOLE_WORDS = ("llama-bpe",)  # a word that is a token is taken whole, whatever 
 END_TOKENS = (TURN_END, END_OF_TEXT, "<|eot_id|>")
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 TYPES = range(7)
+# Special tokens by their name in tokenizer_config.json, and in GGUF.
+NAMED = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
 # Without these a vocabulary is not of byte-level BPE, and text would be lost without a word.
 # Published ones lack rare bytes.
 NEEDED = {chr(b) for b in range(0x21, 0x7F)} | {"Ġ", "Ċ"}
@@ -151,6 +153,9 @@ def tokenizer_metadata(tokenizer: Tokenizer, num_rows: int, where: str) -> dict[
         "tokenizer.ggml.merges": merges,
         "tokenizer.ggml.add_bos_token": tokenizer.adds_bos,
     }
+    for name, token in tokenizer.named_specials.items():
+        if (id := tokenizer.token_id(token)) is not None:
+            out[f"tokenizer.ggml.{NAMED[name]}_token_id"] = id
     if tokenizer.chat_template is not None:
         out["tokenizer.chat_template"] = tokenizer.chat_template
     return out
@@ -181,8 +186,6 @@ def _split_name(data: Mapping[str, Any], where: str) -> str:
 
 
 # -- reading ---------------------------------------------------------------------------------------
-
-NAMED = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
 
 
 class _TokenizerMetadata:

@@ -70,6 +70,9 @@ def test_folder_to_f16_to_folder_keeps_every_bit(tmp_path, shape):
     configs = [json.loads((f / "config.json").read_text()) for f in (source, tmp_path / "back")]
     for c in configs:
         c.pop("initializer_range"), c.pop("eos_token_id")
+    # The file names the tokenizer's padding where the folder's config.json names none.
+    padding = ChatFormat.from_folder(source).tokenizer.token_id("<|endoftext|>")
+    assert (configs[0].pop("pad_token_id", None), configs[1].pop("pad_token_id")) == (None, padding)
     assert configs[0] == configs[1]
     generation = json.loads((tmp_path / "back" / "generation_config.json").read_text())
     assert {k: generation[k] for k in SAMPLING} == SAMPLING
@@ -104,6 +107,7 @@ def test_what_the_file_says(folder, tmp_path):
         "general.sampling.temp": pytest.approx(0.6), "general.sampling.top_p": pytest.approx(0.95),
         "general.sampling.penalty_repeat": pytest.approx(1.05), "tokenizer.ggml.pre": "qwen2",
         "tokenizer.ggml.eos_token_id": chat.tokenizer.token_id("<|im_end|>"),
+        "tokenizer.ggml.padding_token_id": chat.tokenizer.token_id("<|endoftext|>"),
         "tokenizer.chat_template": chat.template.source, "tokenizer.ggml.add_bos_token": False,
         "qwen2.block_count": 2, "qwen2.attention.head_count_kv": 2,
     }  # fmt: skip
