@@ -13,7 +13,7 @@ llama-cpp-python (`make install-gguf`).
 
 In a model of some minutes all channels are about as strong, and a matrix that says which matter has
 little to say (`--uneven 0`). Those of real models differ, so the norms' gains start unevenly: 0.4
-gives the importance of the columns of attention and feed-forward layers a deviation of 0.8 in the
+gives the importance of the inputs of attention and feed-forward layers a deviation of 0.8 in the
 logarithm; `--spread` gives 0.5 to 0.9 for SmolLM2-135M's and Qwen2.5-Coder-0.5B's.
 
 How the rounding of one file falls out moves its loss by more than a matrix gains at four bits: to

@@ -51,7 +51,7 @@ class Quota:
     version: int = 0
     num_calls: int = 0
     num_tokens: int = 0
-    num_open: int = 0  # calls that have begun and are not in `calls` yet
+    num_open: int = 0  # calls under way, not in `calls` yet
     limit: StopReason | None = None
     calls: list[RecordedCall] = field(default_factory=list)
 
