@@ -16,6 +16,7 @@ from fake_endpoint import FakeEndpoint
 from little import make_model
 
 from qwq.agent.events import EventLog, read_events
+from qwq.agent.report.write import NO_ANSWER
 from qwq.agent.run import run_agent
 from qwq.cli import main, run
 from qwq.endpoint.openai_client import EndpointClient
@@ -421,6 +422,55 @@ def test_what_a_terminal_would_obey_is_a_mark(tmp_path: Path, capsys: pytest.Cap
     said = capsys.readouterr().err
     assert "call-1: py \ufffd[2Jthon()" in said and "\x1b" not in said
     assert run(["agent", "show", str(tmp_path / "run")]) == 0 and "\x1b" not in capsys.readouterr().out
+
+
+def test_an_answer_is_what_it_is_but_on_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = "A title\x1b]0;owned\x07\u202e."
+    with FakeEndpoint(script(python("open('sales.csv', 'a').write('\x1b[2K4,1')"), answer)) as server:
+        assert agent(server, tmp_path) == 0
+        assert capsys.readouterr().out == f"{answer}\n"
+        monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+        assert run(["agent", "resume", str(tmp_path / "run")]) == 0
+    assert capsys.readouterr().out == "A title\\x1b]0;owned\\x07\\x202e.\n"
+    # What could hide a change from the person who is to copy it out is always shown.
+    assert run(["agent", "apply", str(tmp_path / "run"), str(tmp_path), "--yes"]) == 0
+    shown = capsys.readouterr().out
+    assert "+\\x1b[2K4,1" in shown and "\x1b" not in shown
+
+
+@pytest.mark.parametrize(
+    ("last", "words"),
+    [
+        ({"content": None}, "note: the last turn of the model has no text"),
+        ({"content": "", "finish_reason": "content_filter"}, "note: the server ended the last turn itself"),
+    ],
+)
+def test_why_there_is_no_answer(
+    last: dict[str, Any], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FakeEndpoint(script(python("1"), last)) as server:
+        assert agent(server, tmp_path) == 1
+    assert words in capsys.readouterr().err
+    assert json.loads((tmp_path / "run" / "answer.json").read_text(encoding="utf-8"))["note"]
+
+
+def test_a_turn_without_text_is_asked_once_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with FakeEndpoint(script(*STORY[:2], {"content": None, "reasoning_content": "60."}, STORY[2])) as server:
+        assert agent(server, tmp_path) == 0
+        assert server.asked[3]["messages"][-1]["content"] == NO_ANSWER
+    assert capsys.readouterr().out == "The sum is 60.\n"
+
+
+def test_the_longest_name_that_a_file_can_have(tmp_path: Path) -> None:
+    path = tmp_path / ("\u00e9" * 125 + ".csv")  # 254 bytes
+    path.write_bytes(SALES)
+    words = ["What is the sum?", "--data", str(path), "--out", str(tmp_path / "run")]
+    with FakeEndpoint(script(python("import os\nos.listdir()"), "Done.")) as server:
+        assert run(["agent", "run", "--endpoint", server.url, *words]) == 0
+    assert run(["agent", "replay", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run" / "inputs" / path.name).read_bytes() == SALES
 
 
 def test_a_model_in_this_process(tmp_path: Path) -> None:

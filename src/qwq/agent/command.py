@@ -311,6 +311,8 @@ def summary(outcome: AgentOutcome, out: Path) -> str:
     if outcome.waiting:
         command = resume_command(out, "--approve", outcome.waiting[0])
         lines.append(f"waiting for a decision: {', '.join(outcome.waiting)}; `{command}` or --deny runs on")
+    if outcome.note:
+        lines.append(f"note: {one_line(outcome.note)}")
     if outcome.failure:
         lines.append(f"stopped: {one_line(outcome.failure)}; `{resume_command(out)}` continues it")
     if outcome.unsupported:

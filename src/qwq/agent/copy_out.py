@@ -13,6 +13,7 @@ from qwq.agent.folder import AgentFolder, resume_command
 from qwq.common.files import write_atomic
 from qwq.envs.workspace import is_safe
 from qwq.errors import DataError, UsageError
+from qwq.report.wording import visible
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,9 @@ def changes_of(out: Path) -> list[FileChange]:
     DataError where a file is not what the log says.
     """
     events, folder = read_run(out), AgentFolder(out)
-    if not events or events[-1]["event"] != EventKind.FINISH:
+    if not events:
+        raise UsageError(f"{out}: the run was stopped before its first event: there is nothing to copy")
+    if events[-1]["event"] != EventKind.FINISH:
         raise UsageError(f"{out}: the run has not ended: `{resume_command(out)}` continues it")
     files: dict[str, Any] = events[-1]["files"] or {"added": {}, "changed": {}, "removed": {}}
     changes = [FileChange(n, None, _kept(folder.workspace, n, state)) for n, state in files["added"].items()]
@@ -50,7 +53,13 @@ def _kept(top: Path, name: str, state: dict[str, Any]) -> bytes:
 
 
 def diff_lines(changes: list[FileChange]) -> Iterator[str]:
-    """The changes as a person reads them."""
+    """The changes as a person reads them: what would steer a terminal, and could hide a change
+    there, is shown.
+    """
+    yield from map(visible, _diff_lines(changes))
+
+
+def _diff_lines(changes: list[FileChange]) -> Iterator[str]:
     for change in changes:
         before, after = _lines(change.before), _lines(change.after)
         if before is None or after is None:

@@ -36,6 +36,7 @@ from qwq.errors import ConfigError, InfraError, nearest
 from qwq.rollout.budget import EpisodeLimits
 from qwq.rollout.episode import Episode, EpisodeJob, play
 from qwq.rollout.policy import Policy
+from qwq.text.response import parse_answer
 from qwq.types import Message, Problem, StopReason
 
 MAX_LOOP = 5  # turns of calls that bring nothing new
@@ -110,7 +111,7 @@ class AgentOutcome:
     tokens: int = 0
     seconds: float = 0.0
     failure: str = ""
-    note: str = ""  # what went wrong and cost no answer
+    note: str = ""  # why there is no answer, or what went wrong and cost none
 
     @property
     def exit_status(self) -> int:
@@ -186,7 +187,7 @@ def run_agent(
         tape = Tape(log)
         tools = RecordedTools(toolbox, tape, folder, approvals, check=check, max_turns=limits.model_calls)
         (episode,) = episodes(RecordedPolicy(policy, tape), task, setup["tools"], tools, limits, settings, watcher.text)
-        outcome = _kept_answer(_outcome(episode, tools), tools)
+        outcome = _kept_answer(_outcome(episode, tools, limits), tools)
         if not outcome.failure and not outcome.waiting:
             outcome = _finish(outcome, tools, folder)
         write_answer(folder, outcome)
@@ -265,22 +266,38 @@ def _begin(
             )
 
 
-def _outcome(episode: Episode, tools: RecordedTools) -> AgentOutcome:
+def _outcome(episode: Episode, tools: RecordedTools, limits: AgentLimits) -> AgentOutcome:
     assert episode.stop_reason is not None
     last = episode.turns[-1] if episode.turns else None
     ended = episode.stop_reason is StopReason.END
     budgets = [e for e in tools.tape.log.events if e["event"] == EventKind.BUDGET and e["last"]]
+    forced = "model_calls" if limits.model_calls == 1 else "tool_calls"  # where the model was not told before
+    answer = last.parts.final if last is not None and ended else ""
     return AgentOutcome(
-        answer=last.parts.final if last is not None and ended else "",
+        answer=answer,
         stop_reason=episode.forced or episode.stop_reason if ended else episode.stop_reason,
-        budget=budgets[-1]["about"] if budgets else ("tool_calls" if episode.forced else ""),
+        budget=budgets[-1]["about"] if budgets else (forced if episode.forced else ""),
         waiting=tuple(tools.waiting),
         model_calls=len(episode.turns),
         tool_calls=tools.num_calls,
         tokens=sum(turn.num_tokens for turn in episode.turns),
         seconds=tools.tape.seconds,
         failure=episode.failure,
+        note="" if answer or episode.failure else _without_answer(episode),
     )
+
+
+def _without_answer(episode: Episode) -> str:
+    """Why an episode ended without an answer, where its stop reason does not say so."""
+    if episode.stop_reason is StopReason.END:
+        return "the last turn of the model has no text"
+    if episode.stop_reason is StopReason.ABORT:
+        return "the server ended the last turn itself, as content filters do"
+    if episode.forced is None or not episode.turns:
+        return ""
+    last = episode.turns[-1]
+    calls = last.parts.calls_in_order or parse_answer(last.answer).calls_in_order
+    return "the last turn, which had no tools, was a call" if calls else ""
 
 
 def _kept_answer(outcome: AgentOutcome, tools: RecordedTools) -> AgentOutcome:

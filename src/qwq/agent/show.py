@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from qwq.agent.events import Event, EventKind, read_events
 from qwq.envs.base import in_background
 from qwq.envs.mcp import McpToolset
 from qwq.envs.toolbox import Toolset, make_toolsets, toolset_names
+from qwq.report.wording import visible
 
 WIDTH = 400  # characters of one text
 
@@ -53,6 +54,11 @@ def _body(event: Event) -> list[str]:
 def one_line(text: str) -> str:
     """`text` on one line of a terminal: what would move its cursor or colour it is a mark."""
     return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
+
+
+def for_stream(text: str, stream: TextIO) -> str:
+    """`text` as it is; on a terminal, characters that steer it are shown instead."""
+    return visible(text) if stream.isatty() else text
 
 
 def _cut(text: str) -> str:

@@ -105,6 +105,7 @@ def agent_run(*words: str, flags: AgentFlags = AgentFlags(), engine: ModelOption
         MODEL is the server's name for it, and may be left out.
     """
     from qwq.agent.command import AgentRequest, start, summary
+    from qwq.agent.show import for_stream
     from qwq.errors import UsageError
     from qwq.pipeline.resolve import model_folder
 
@@ -140,7 +141,7 @@ def agent_run(*words: str, flags: AgentFlags = AgentFlags(), engine: ModelOption
         allow_hosts=flags.allow_host,
     )
     outcome, out = start(request)
-    print(outcome.answer)
+    print(for_stream(outcome.answer, sys.stdout))
     print(summary(outcome, out), file=sys.stderr)
     return outcome.exit_status
 
@@ -172,9 +173,10 @@ def agent_resume(
         URL of the server, where it is another than before.
     """
     from qwq.agent.command import resume, summary
+    from qwq.agent.show import for_stream
 
     outcome = resume(run, approved=approve, denied=dict.fromkeys(deny, reason), engine=engine, endpoint=endpoint)
-    print(outcome.answer)
+    print(for_stream(outcome.answer, sys.stdout))
     print(summary(outcome, run), file=sys.stderr)
     return outcome.exit_status
 

@@ -24,6 +24,9 @@ from safetensors import SafetensorError
 from qwq.errors import CapacityError, ConfigError, DataError
 
 
+LONGEST_BEGINNING = 220  # bytes of a name that an addition may follow
+
+
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """A binary file that takes its place at `path` if the block succeeds, and leaves nothing behind
@@ -39,7 +42,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         return
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{_beginning(path.name)}.{os.getpid()}.partial")
     try:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,6 +60,11 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         with contextlib.suppress(NotADirectoryError):  # where its folder is a file
             partial.unlink(missing_ok=True)
         raise
+
+
+def _beginning(name: str) -> str:
+    """A name, cut where a file system would take no more behind it (255 bytes)."""
+    return os.fsdecode(os.fsencode(name)[:LONGEST_BEGINNING])
 
 
 def move_aside(path: Path) -> Path:

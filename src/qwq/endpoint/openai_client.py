@@ -214,9 +214,11 @@ class EndpointClient:
 
     def _read(self, answer: httpx2.Response, text: str, request: EndpointRequest) -> Turn:
         try:
-            data = answer.json()
+            data = _json_of(answer, text)
         except (ValueError, RecursionError):
-            raise RequestFailed(f"an answer that is not JSON: {_shown(text)}") from None
+            streams = text.startswith(("data:", "event:"))
+            what = "a stream, which was not asked for" if streams else "an answer that is not JSON"
+            raise RequestFailed(f"{what}: {_shown(text)}") from None
         if not isinstance(data, dict) or not data.get("choices"):
             raise RequestFailed(f"an answer without choices: {_shown(text)}")
         opens = self.opens_thinking
@@ -285,6 +287,14 @@ def for_api(messages: Sequence[Mapping[str, Any]], thinking: str = "") -> list[d
             new["tool_call_id"] = waiting.popleft()
         out.append(new)
     return out
+
+
+def _json_of(answer: httpx2.Response, text: str) -> Any:
+    """The body as JSON; bytes that are no UTF-8 (half a character of the model's) become marks."""
+    try:
+        return answer.json()
+    except UnicodeDecodeError:
+        return json.loads(text)
 
 
 def _shown(text: str) -> str:

@@ -40,6 +40,10 @@ class RequestFailed(InfraError):
     """One request has no answer of the model; others may have one."""
 
 
+class _OddShapeError(ValueError):
+    """A part of an answer that no server of this kind gives."""
+
+
 # Where the prompt alone fills the context; "refused" is our word for it.
 FULL = Turn(ParsedResponse(None, ""), StopReason.CONTEXT, finish="refused")
 
@@ -60,7 +64,8 @@ def read_completion(
         tokens = _count(usage, "completion_tokens")
         counted = min(tokens, _count(_object(usage, "completion_tokens_details"), "reasoning_tokens"))
     except (LookupError, TypeError, AttributeError, ValueError) as error:
-        raise RequestFailed(f"an answer that is not of OpenAI's shape ({error!r}): {str(data)[:200]}") from None
+        why = f" ({error})" if isinstance(error, _OddShapeError) else ""
+        raise RequestFailed(f"an answer that is not of OpenAI's shape{why}: {json.dumps(data)[:200]}") from None
     thinking = parsed.thinking or ""
     estimated = bool(thinking) and not counted  # some servers state 0 for what they do not count
     if estimated:
@@ -108,6 +113,8 @@ def _parts(
     message: Mapping[str, Any], stop: StopReason, tools: Collection[str], opens_thinking: bool | None
 ) -> ParsedResponse:
     content, inner = _text(message.get("content"))
+    if not content.strip() and isinstance(message.get("refusal"), str):
+        content = message["refusal"]  # the model's words, in a field of their own
     apart = _thoughts_apart(message)[1] or inner
     attempts = _calls(message)
     calls = tuple(c for c in attempts if isinstance(c, ToolCall))
@@ -146,12 +153,12 @@ def _text(content: Any) -> tuple[str, str]:
     if content is None or isinstance(content, str):
         return content or "", ""
     if not isinstance(content, list):
-        raise TypeError(f"content is a {type(content).__name__}")
+        raise _OddShapeError(f"its content is a {type(content).__name__}, neither text nor parts")
     texts: list[str] = []
     thoughts: list[str] = []
     for part in content:
-        if isinstance(part, str):
-            texts.append(part)
+        if part is None or isinstance(part, str):
+            texts.append(part or "")
         elif part.get("type") in ("thinking", "reasoning"):
             thoughts.append(_text(part.get("thinking") or part.get("text"))[0])
         else:
@@ -164,7 +171,19 @@ def _calls(message: Mapping[str, Any]) -> tuple[ToolCall | str, ...]:
     functions = [(item.get("function") or {}, item.get("id")) for item in message.get("tool_calls") or ()]
     functions += [(message["function_call"], None)] if message.get("function_call") else []
     raw = [
-        json.dumps({"name": f.get("name"), "arguments": f.get("arguments") or {}} | ({"id": ident} if ident else {}))
+        json.dumps({"name": f.get("name"), "arguments": _arguments(f)} | ({"id": ident} if ident else {}))
         for f, ident in functions
     ]
     return tuple(read_call(text) or text for text in raw)
+
+
+def _arguments(function: Mapping[str, Any]) -> Any:
+    """A call's arguments as the model wrote them: some servers encode their JSON text once more."""
+    given = function.get("arguments") or {}
+    if isinstance(given, str) and given.lstrip(BLANKS).startswith('"'):
+        try:
+            inner = json.loads(given)
+        except ValueError:
+            return given
+        return inner if isinstance(inner, str) else given
+    return given

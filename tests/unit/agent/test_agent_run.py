@@ -132,6 +132,11 @@ def test_a_budget_ends_with_a_turn_without_tools(tmp_path: Path) -> None:
     assert (note["about"], note["used"], note["limit"], note["last"]) == ("model_calls", 3, 4, True)
     stubborn = play(tmp_path / "other", turns(call("look", text="a"), call("look", text="b")), limits=AgentLimits(2))
     assert (stubborn.answer, stubborn.stop_reason, stubborn.exit_status) == ("", StopReason.TURNS, 1)
+    assert "was a call" in stubborn.note
+    once = play(tmp_path / "once", turns("It is so."), limits=AgentLimits(model_calls=1))
+    assert (once.answer, once.stop_reason, once.budget, once.note) == (
+        "It is so.", StopReason.TURNS, "model_calls", ""
+    )  # fmt: skip
 
 
 def test_a_loop_is_told_then_ended(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from qwq.agent.events import Event, EventKind, EventLog
 from qwq.agent.report import check_deeds, correction, write_report
 from qwq.agent.report.checked import check_text
 from qwq.agent.report.steps import read_steps
+from qwq.agent.report.write import NO_ANSWER
 from qwq.errors import DataError
 from qwq.sandbox.jail.notebook import Notebook
 from qwq.sandbox.jail.report_values import VALUE
@@ -102,7 +103,7 @@ CELL = call("call-1", "python", "mean    32.20", cell=1, arguments={"code": "df.
 
 def test_the_model_is_told_what_is_unsupported_and_nothing_else() -> None:
     assert correction("The mean is 32.2.", events(CELL)) == ""
-    assert correction("", events(CELL)) == ""
+    assert correction(" \n", events(CELL)) == correction("", []) == NO_ANSWER
     text = correction("The mean is 33.2, in plot.png, which I saved.", events(CELL))
     assert "- 33.2 (in: The mean is 33.2, in plot.png" in text and "no call wrote plot.png" in text
     assert "32.2" not in text.replace("33.2", "")

@@ -77,6 +77,10 @@ def parts(message: dict[str, Any], finish: Any = "stop", extra: dict[str, Any] |
             ("x", "a", "end"),
         ),
         ({"content": []}, "stop", {}, ("", "", "end")),
+        ({"content": [None, "a", {"type": "output_text", "text": "b"}, {"type": "image"}]}, "stop", {}, ("", "ab", "end")),
+        # A refusal is what the model says.
+        ({"content": None, "refusal": "I cannot."}, "stop", {}, ("", "I cannot.", "end")),
+        ({"content": "a", "refusal": None}, "stop", {}, ("", "a", "end")),
         # Fields of another shape are additions of that server.
         ({"content": "a", "reasoning": {"effort": "low"}}, "stop", {}, ("", "a", "end")),
         ({"content": "a", "reasoning_content": " ", "reasoning": "x"}, "stop", {}, ("x", "a", "end")),
@@ -170,6 +174,10 @@ def test_an_id_that_a_server_gives_twice_is_sent_back_once() -> None:
         ),
         ({"content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}, "", (), 1),
         ({"content": None, "function_call": {"name": "f", "arguments": '{"x": 1}'}}, "", (READ,), 0),
+        # Arguments whose JSON text a server encoded once more; text in quotes is none.
+        ({"content": None, "tool_calls": [{"function": {"name": "f", "arguments": '"{\\"x\\": 1}"'}}]}, "", (READ,), 0),
+        ({"content": None, "tool_calls": [{"function": {"name": "f", "arguments": '"x"'}}]}, "", (), 1),
+        ({"content": None, "tool_calls": [{"function": {"name": "f", "arguments": '"x'}}]}, "", (), 1),
     ],
 )
 def test_calls_come_in_the_text_or_apart(message: dict[str, Any], answer: str, calls: tuple, malformed: int) -> None:
@@ -228,7 +236,10 @@ def test_an_ending_that_no_model_makes_is_the_servers_failure(finish: Any) -> No
         ({"error": {"message": "rate limited", "code": 429}}, "an answer without choices"),
         ({"choices": []}, "an answer without choices"),
         ({"choices": [7]}, "not of OpenAI's shape"),
-        ({"choices": [{"message": {"content": {"a": 1}}, "finish_reason": "stop"}]}, "not of OpenAI's shape"),
+        ({"choices": None}, "an answer without choices"),
+        ({"choices": [None]}, r"shape: \{"),
+        ({"choices": [{"message": {"content": {"a": 1}}, "finish_reason": "stop"}]}, r"shape \(its content is a dict"),
+        ({"choices": [{"message": {"content": "a", "tool_calls": ["f"]}, "finish_reason": "stop"}]}, r"shape: \{"),
         ({"choices": [{"message": {"content": "a"}, "finish_reason": "error", "error": {"code": 502}}]}, '"code": 502'),
         (["no object"], "an answer without choices"),
     ],
@@ -293,7 +304,7 @@ DEEP = "[" * 100_000
     [
         (httpx2.Response(200, text=DEEP), "an answer that is not JSON: "),
         (httpx2.Response(200, text='{"choices": ' + DEEP), "an answer that is not JSON: "),
-        (httpx2.Response(200, text="data: {}\n\ndata: [DONE]\n\n"), r"not JSON: data: \{\} data: \[DONE\]$"),
+        (httpx2.Response(200, text="data: {}\n\ndata: [DONE]\n\n"), r"a stream, .* asked for: data: \{\} data: \[DONE\]$"),
         (httpx2.Response(204), "not JSON: it is empty"),
     ],
 )
@@ -303,6 +314,13 @@ def test_a_body_that_cannot_be_read_is_a_failure_of_one_line(answer: httpx2.Resp
     with contextlib.closing(client), pytest.raises(RequestFailed, match=words) as failure:
         client.complete(request())
     assert "\n" not in str(failure.value)
+
+
+def test_bytes_that_are_no_text_cost_no_answer() -> None:
+    """Some servers cut a character of several bytes in two."""
+    body = b'{"choices": [{"message": {"content": "It is 6\xe2\x82."}, "finish_reason": "stop"}]}'
+    with contextlib.closing(over(httpx2.Response(200, content=body))) as client:
+        assert client.complete(request()).answer == "It is 6\ufffd."
 
 
 def test_a_server_that_sends_on_is_named() -> None:

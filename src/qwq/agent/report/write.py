@@ -26,6 +26,7 @@ from qwq.errors import DataError
 
 REPORT = "report.md"
 MAX_FAULTS = 20  # that the model is told
+NO_ANSWER = "Your last turn has no text. Answer the task in plain text now, or call a tool."
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,9 @@ class ReportOutcome:
 def write_report(run: Path) -> ReportOutcome:
     """Write `report.md` and `report.html` of a run that has ended. DataError for another folder."""
     events = read_run(run)
-    if not events or events[-1]["event"] != EventKind.FINISH:
+    if not events:
+        raise DataError(f"{run}: the run was stopped before its first event: there is nothing to report")
+    if events[-1]["event"] != EventKind.FINISH:
         raise DataError(f"{run}: the run has not ended: `{resume_command(run)}` continues it")
     folder = AgentFolder(run)
     steps = read_steps(events, run)
@@ -78,7 +81,9 @@ def write_report(run: Path) -> ReportOutcome:
 
 def correction(answer: str, events: Sequence[Event]) -> str:
     """What the model is told of its answer, so that it can mend it; "" where all is proven."""
-    if not answer.strip() or not events:
+    if not answer.strip():
+        return NO_ANSWER
+    if not events:
         return ""
     steps = read_steps(events)
     written = _written_report(steps)
