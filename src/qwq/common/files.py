@@ -23,7 +23,6 @@ from safetensors import SafetensorError
 
 from qwq.errors import CapacityError, ConfigError, DataError
 
-
 LONGEST_BEGINNING = 220  # bytes of a name that an addition may follow
 
 

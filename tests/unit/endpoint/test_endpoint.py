@@ -77,7 +77,7 @@ def parts(message: dict[str, Any], finish: Any = "stop", extra: dict[str, Any] |
             ("x", "a", "end"),
         ),
         ({"content": []}, "stop", {}, ("", "", "end")),
-        ({"content": [None, "a", {"type": "output_text", "text": "b"}, {"type": "image"}]}, "stop", {}, ("", "ab", "end")),
+        ({"content": [None, "a", {"type": "output_text", "text": "b"}, {"type": "x"}]}, "stop", {}, ("", "ab", "end")),
         # A refusal is what the model says.
         ({"content": None, "refusal": "I cannot."}, "stop", {}, ("", "I cannot.", "end")),
         ({"content": "a", "refusal": None}, "stop", {}, ("", "a", "end")),
@@ -304,7 +304,7 @@ DEEP = "[" * 100_000
     [
         (httpx2.Response(200, text=DEEP), "an answer that is not JSON: "),
         (httpx2.Response(200, text='{"choices": ' + DEEP), "an answer that is not JSON: "),
-        (httpx2.Response(200, text="data: {}\n\ndata: [DONE]\n\n"), r"a stream, .* asked for: data: \{\} data: \[DONE\]$"),
+        (httpx2.Response(200, text="data: {}\n\ndata: [DONE]\n\n"), r"a stream, .*: data: \{\} data: \[DONE\]$"),
         (httpx2.Response(204), "not JSON: it is empty"),
     ],
 )
