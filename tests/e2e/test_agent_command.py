@@ -298,6 +298,16 @@ def test_a_file_whose_name_begins_with_a_hyphen(tmp_path: Path, monkeypatch: pyt
         assert server.asked[1]["messages"][-1]["content"] == "['-x.csv', 'b.csv']"
 
 
+def test_a_folder_whose_name_begins_with_a_hyphen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("-my files").mkdir()
+    Path("-my files/a.txt").write_text("1")
+    with FakeEndpoint(script("One file.")) as server:
+        assert run(["agent", "run", "What?", "--workspace", "-my files", "--endpoint", server.url, "--out", "run"]) == 0
+    first = read_events(Path("run"))[0]
+    assert first["task"] == "What?\n\nFiles in the workspace:\n- a.txt (1 bytes)"
+
+
 @pytest.mark.parametrize("words", [["-5 + 3?", "--tools", "sql"], ["--tools", "sql", "--", "-5 + 3?"]])
 def test_a_task_that_begins_with_a_hyphen(tmp_path: Path, words: list[str]) -> None:
     with FakeEndpoint(script("-2")) as server:

@@ -426,8 +426,8 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _with_hyphens(tokens: Sequence[str]) -> list[str]:
-    """Files here whose names begin with one hyphen as ./-NAME: no option of ours looks so."""
-    return [f"./{t}" if HYPHENED.match(t) and Path(t).is_file() else t for t in tokens]
+    """Files and folders here whose names begin with one hyphen as ./-NAME: no option of ours looks so."""
+    return [f"./{t}" if HYPHENED.match(t) and Path(t).exists() else t for t in tokens]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

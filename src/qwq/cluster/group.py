@@ -57,9 +57,11 @@ class ProcessGroup:
         """
         with self.registry.held():
             known = [m.now() for m in (self.members() if self.registry.file.is_file() else [])]
-            running = {m.name: m for m in known if m.alive()}
+            alive, lost = _on_each_host(lambda m: m if m.alive() else None, known)
+            running = {m.name: m for m in alive}
             self._refuse_others(parts, running)
-            for gone in [m for m in known if m.name not in running]:
+            self._leave(parts, [m for m in known if m.label in lost], lost)
+            for gone in [m for m in known if m.name not in running and m.label not in lost]:
                 gone.release()
             started = []
             for servers in (True, False):
@@ -130,6 +132,24 @@ class ProcessGroup:
                     f"{_at(where)} is asked for: `qwq cluster down {shlex.quote(str(self.folder))}` first, or give the "
                     "same options"
                 )
+
+    def _leave(self, parts: Sequence[ProcessSpec], members: Sequence[RunProcess], lost: dict[str, str]) -> None:
+        """Go on without engines on hosts that cannot be reached. InfraError for an engine that is to
+        run there again, and for a trainer: there may never be two.
+        """
+        asked = {(p.name, p.host.label) for p in parts}
+        if stuck := [m for m in members if not m.url or (m.name, m.label) in asked]:
+            names = ", ".join(f"{m.name} (process {m.pid}{_at(m.label)})" for m in stuck)
+            raise InfraError(
+                f"not known whether it still runs: {names}: {'; '.join({lost[m.label] for m in stuck})}. Run the same "
+                "command once it can be reached, or give an engine another host; where a trainer's host is gone for "
+                f"good, `qwq cluster down {shlex.quote(str(self.folder))}` and delete {self.registry.file}"
+            )
+        for member in members:
+            self.note(
+                f"{member.name}: {lost[member.label]}: process {member.pid}{_at(member.label)} is left to itself, end it "
+                "by hand if it still runs"
+            )
 
     def _keep(self, members: Sequence[RunProcess]) -> None:
         self.registry.write([_table(m) for m in members])

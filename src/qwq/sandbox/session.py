@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Self
 
 from qwq.errors import UsageError
@@ -77,13 +78,14 @@ class Cells:
 
     async def run_async(self, code: str, **options: Any) -> CellResult:
         """`run` in a thread. Cancelling the task interrupts the cell."""
-        task = asyncio.ensure_future(asyncio.to_thread(self.run, code, **options))
+        loop = asyncio.get_running_loop()
+        done = loop.run_in_executor(None, partial(self.run, code, **options))
         try:
-            return await asyncio.shield(task)
+            return await asyncio.shield(done)
         except asyncio.CancelledError:
             self.interrupt()
             with contextlib.suppress(Exception):
-                await task
+                await done
             raise
 
     def put(self, name: str, data: bytes) -> None:

@@ -136,6 +136,34 @@ def test_down_ends_what_it_reaches_where_a_host_is_gone(tmp_path):
 
 
 @needs_linux
+def test_up_goes_on_without_engines_of_a_host_that_is_gone(tmp_path):
+    (tmp_path / "up").touch()
+    ssh = tmp_path / "ssh"
+    ssh.write_text(f'#!/bin/sh\ntest -e {tmp_path}/up || {{ echo "no route" >&2; exit 255; }}\nexec sh -c "$2"\n')
+    ssh.chmod(0o755)
+    gone, notes = Host("gpu2", f"{ssh} {{host}} {{command}}"), []
+    group = ProcessGroup(RunFolder(tmp_path / "run"), notes.append)
+    trainer = ProcessSpec("trainer", "sleep 300")
+    group.up([trainer, ProcessSpec("engine-0", "sleep 301", gone)])
+    near, far = group.members()
+    far = dataclasses.replace(far, url="http://gpu2:8000")  # as an engine's is
+    group._keep([near, far])
+    (tmp_path / "up").unlink()
+    with pytest.raises(InfraError, match=rf"still runs: engine-0 \(process {far.pid} at gpu2\): gpu2: no route. Run"):
+        group.up([trainer, ProcessSpec("engine-0", "sleep 301", gone, far.url)])
+    notes.clear()
+    assert group.up([trainer, ProcessSpec("engine-0", "sleep 302")]) == ["engine-0"]
+    assert notes[0].startswith(f"engine-0: gpu2: no route: process {far.pid} at gpu2 is left to itself")
+    assert {m.name: m.label for m in group.members()} == {"trainer": "", "engine-0": ""}
+    group._keep([dataclasses.replace(near, host="gpu2", template=gone.template), *group.members()[1:]])
+    with pytest.raises(InfraError, match="still runs: trainer .*where a trainer's host is gone for good"):
+        group.up([trainer, ProcessSpec("engine-0", "sleep 302")])
+    group._keep([near, *group.members()[1:]])
+    (tmp_path / "up").touch()
+    assert sorted(group.down(5.0)) == ["engine-0", "trainer"] and end([far], 5.0) == []
+
+
+@needs_linux
 def test_hosts_that_do_not_answer_are_waited_for_at_the_same_time(tmp_path, monkeypatch):
     monkeypatch.setattr("qwq.cluster.detached.CALL_S", 1.0)
     group = ProcessGroup(RunFolder(tmp_path), lambda text: None)
