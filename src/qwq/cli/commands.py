@@ -426,7 +426,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _with_hyphens(tokens: Sequence[str]) -> list[str]:
-    """Files and folders here whose names begin with one hyphen as ./-NAME: no option of ours looks so."""
+    """Files and folders here that begin with one hyphen as ./-NAME: no option of ours looks so."""
     return [f"./{t}" if HYPHENED.match(t) and Path(t).exists() else t for t in tokens]
 
 

@@ -134,8 +134,9 @@ class ProcessGroup:
                 )
 
     def _leave(self, parts: Sequence[ProcessSpec], members: Sequence[RunProcess], lost: dict[str, str]) -> None:
-        """Go on without engines on hosts that cannot be reached. InfraError for an engine that is to
-        run there again, and for a trainer: there may never be two.
+        """Go on without engines on hosts that cannot be reached.
+
+        InfraError for an engine that is to run there again, and for a trainer: there is only one.
         """
         asked = {(p.name, p.host.label) for p in parts}
         if stuck := [m for m in members if not m.url or (m.name, m.label) in asked]:
@@ -147,8 +148,8 @@ class ProcessGroup:
             )
         for member in members:
             self.note(
-                f"{member.name}: {lost[member.label]}: process {member.pid}{_at(member.label)} is left to itself, end it "
-                "by hand if it still runs"
+                f"{member.name}: {lost[member.label]}: process {member.pid}{_at(member.label)} is left to itself, "
+                "end it by hand if it still runs"
             )
 
     def _keep(self, members: Sequence[RunProcess]) -> None:
