@@ -15,7 +15,7 @@ pytest.importorskip("llguidance")
 
 import scripted
 
-from qwq.serve import notes
+from qwq.engine import notes
 
 CALL = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
 OTHER = CALL.replace('"f"', '"x"')

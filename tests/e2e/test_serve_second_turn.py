@@ -14,7 +14,7 @@ pytest.importorskip("llguidance")
 
 import scripted
 
-from qwq.serve import notes
+from qwq.engine import notes
 
 HERMES = '<tool_call>\n{{"name": "{}", "arguments": {{"a": {}}}}}\n</tool_call>'
 TOOLS = [

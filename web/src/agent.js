@@ -26,6 +26,7 @@ export function steps(events) {
     else if (e.event === 'tool_started') calls.get(e.id).started = true
     else if (e.event === 'result') calls.get(e.id).result = e
     else if (['budget', 'check', 'compaction'].includes(e.event)) found.push({ kind: 'note', text: e.text ?? '' })
+    else if (e.event === 'summary') found.push({ kind: 'summary', summary: e })
     else if (e.event === 'resume') found.push({ kind: 'note', text: t('wentOn') })
   }
   return found
@@ -36,6 +37,13 @@ function Fold({ icon, label, more, open: first = false, children }) {
   const open = chosen ?? first
   return html`<div class="thinking"><button type="button" class="fold" aria-expanded=${open} onClick=${() => choose(!open)}>
       <${Icon} name=${icon} /><span class="label">${label}</span>${more && html`<span>· ${more}</span>`}<${Icon} name="right" /></button>${open && children}</div>`
+}
+
+// What the model wrote of turns that left its context; of one that could not be used, why.
+function Summary({ summary }) {
+  if (summary.fault) return html`<p class="hint note">${t('noSummary')} ${summary.fault}</p>`
+  return html`<${Fold} icon="bulb" label=${t('summedUp')} more=${number(summary.turns)}>
+    <div class="thoughts" tabindex="0" role="group" aria-label=${t('summedUp')}><ul>${summary.facts.map((f, i) => html`<li key=${i}>${f.call}: ${f.fact}</li>`)}${summary.open.map((s, i) => html`<li key=${`o${i}`}>${t('openStep')} ${s}</li>`)}</ul></div><//>`
 }
 
 const Thought = ({ text, time, now }) => html`<${Fold} icon="bulb" label=${now ? t('thinking') : time ? t('thoughtFor', seconds(time)) : t('thought')} open=${now}>
@@ -173,6 +181,7 @@ export function AgentThread() {
       <article class="message assistant" aria-label=${t('assistant')} aria-busy=${state === 'running'}>
         ${list.map((s, i) => (s.kind === 'note'
           ? html`<p class="hint note" key=${i}>${s.text}</p>`
+          : s.kind === 'summary' ? html`<div class="turn" key=${i}><${Summary} summary=${s.summary} /></div>`
           : html`<div class="turn" key=${i}>
               ${s.turn.thinking && html`<${Thought} text=${s.turn.thinking} time=${s.turn.seconds} />`}
               ${s.turn.answer && (s.calls.length > 0 || !finish || i < list.length - 1) && html`<${Markdown} text=${s.turn.answer} />`}
@@ -191,7 +200,7 @@ export function AgentBar() {
   const { events, state } = run.value
   const first = events.find((e) => e.event === 'run')
   if (!first) return html`<div class="composer agent-bar"></div>`
-  const turns = events.filter((e) => e.event === 'model_turn')
+  const turns = events.filter((e) => e.event === 'model_turn' || e.event === 'summary')
   const rows = [['modelCalls', turns.length, first.limits.model_calls], ['toolCalls', events.filter((e) => e.event === 'call').length, first.limits.tool_calls]]
   const tokens = turns.reduce((sum, e) => sum + e.tokens, 0)
   return html`<div class="composer agent-bar"><div class="frame row" role="group" aria-label=${t('budgets')}>

@@ -44,6 +44,7 @@ const WORDS = {
   agent: ['Agent', '智能体'], runs: ['Agent runs', '智能体任务'], giveTask: ['Give a task', '交给它一项任务'], tools: ['Tools', '工具'], attachAny: ['Attach files', '添加文件'],
   approve: ['Approve', '批准'], deny: ['Deny', '拒绝'], asks: ['May this call run?', '允许执行此调用吗？'], why: ['Reason (for a denial)', '原因（拒绝时）'], denied: ['Denied:', '已拒绝：'],
   malformed: ['malformed call', '格式错误的调用'], table: ['Table', '表格'], showAll: ['Show all', '全部显示'], wholeOutput: ['Whole output', '完整输出'], wentOn: ['Resumed from the log.', '已从记录继续。'],
+  summedUp: ['Summary of the first turns, which left the context', '最早几轮已移出上下文，其摘要'], noSummary: ['The summary could not be used:', '摘要无法使用：'], openStep: ['Still open:', '待办：'],
   numbers: ['Where the numbers are from', '数字的来源'], unsupported: ['unsupported', '无依据'], task: ['task', '任务'], notTraced: ['From no executed call: {n}', '不来自任何已执行的调用：{n} 个'],
   workspace: ['Workspace', '工作区'], filesChanged: ['files: {n}', '{n} 个文件'], added: ['added', '新增'], changed: ['changed', '已修改'], removed: ['removed', '已删除'], bytes: ['{n} bytes', '{n} 字节'],
   download: ['Download {n}', '下载 {n}'], difference: ['Difference', '差异'], report: ['Report', '报告'], eventLog: ['Event log', '事件记录'], noAnswer: ['No answer: {n}', '没有答案：{n}'],

@@ -19,7 +19,9 @@ from qwq.agent.run import (
     AgentLimits,
     AgentOutcome,
     AgentSettings,
+    CompactBy,
     Watcher,
+    compaction_of,
     decide_calls,
     finished,
     read_limits,
@@ -27,7 +29,7 @@ from qwq.agent.run import (
     run_agent,
     write_answer,
 )
-from qwq.agent.show import one_line
+from qwq.agent.show import one_line, summary_line
 from qwq.engine.options import MODEL_DEFAULTS, ModelOptions
 from qwq.engine.sampler import SamplingParams
 from qwq.envs.toolbox import Toolbox, make_toolsets, workspace_for
@@ -63,6 +65,7 @@ class AgentRequest:
     params: SamplingParams = SamplingParams(temperature=0.6, top_p=0.95, top_k=40, max_new_tokens=8192)
     seed: int = 0
     thinking_budget: int | None = None
+    compaction: CompactBy = CompactBy.SUMMARY
     box_mb: int = BOX_MB
     engine: ModelOptions = MODEL_DEFAULTS
 
@@ -96,7 +99,9 @@ def start(request: AgentRequest) -> tuple[AgentOutcome, Path]:
         "workspace": str(request.workspace.resolve()) if request.workspace else None,
         "engine": {"dtype": request.engine.dtype, "device": request.engine.device},
     }
-    settings = AgentSettings(request.params, request.seed, request.thinking_budget, about=about, files=files)
+    settings = AgentSettings(
+        request.params, request.seed, request.thinking_budget, about=about, files=files, compaction=request.compaction
+    )
     task = request.task + listing(files)
     return _play(policy, task, toolbox, out, limits, approvals, settings), out
 
@@ -152,7 +157,7 @@ def _play(
 
 def _broken_off(events: Sequence[Event], failure: str) -> AgentOutcome:
     """How far a run came whose server or machinery failed; it can resume."""
-    turns = [event for event in events if event["event"] == EventKind.MODEL_TURN]
+    turns = [event for event in events if event["event"] in (EventKind.MODEL_TURN, EventKind.SUMMARY)]
     return AgentOutcome(
         "",
         StopReason.ABORT,
@@ -182,7 +187,9 @@ def first_of(events: Sequence[Event], out: Path, keys: Sequence[str] = STARTED_H
 def settings_of(first: Event) -> AgentSettings:
     """How a run's model is asked, by its first event."""
     params = SamplingParams(**{**first["sampling"], "logit_bias": ()})
-    return AgentSettings(params, first["seed"], first["thinking_budget"], first["system"])
+    return AgentSettings(
+        params, first["seed"], first["thinking_budget"], first["system"], compaction=compaction_of(first)
+    )
 
 
 def policy_of(
@@ -300,6 +307,7 @@ _LINES: dict[str, Callable[[Event], str]] = {
     EventKind.APPROVAL: lambda e: f"{e['id']}: {e['decision']} {e.get('reason', '')}".rstrip(),
     EventKind.BUDGET: lambda e: f"note: {one_line(e['text'])}",
     EventKind.CHECK: lambda e: f"check: {_first_line(e['text'])}",
+    EventKind.SUMMARY: lambda e: f"summary: {summary_line(e)}",
     EventKind.COMPACTION: lambda e: f"context: {_first_line(e['text'])}",
 }
 

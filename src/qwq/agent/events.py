@@ -38,6 +38,7 @@ class EventKind(StrEnum):
     APPROVAL = "approval"  # what a rule or a person decided
     TOOL_STARTED = "tool_started"
     RESULT = "result"
+    SUMMARY = "summary"  # what the model wrote of turns that leave the context
     COMPACTION = "compaction"
     BUDGET = "budget"  # what the model was told of its limits, or of a loop
     CHECK = "check"  # what the model was told of its answer
@@ -53,6 +54,7 @@ _FIELDS: dict[EventKind, tuple[str, ...]] = {
     EventKind.APPROVAL: ("id", "decision"),
     EventKind.TOOL_STARTED: ("id", "tool", "effect"),
     EventKind.RESULT: ("id", "tool", "kind", "text", "artefacts", "seconds"),
+    EventKind.SUMMARY: ("turn", "turns", "text", "thinking", "answer", "calls", "stop_reason", "tokens", "seconds"),
     EventKind.COMPACTION: ("shortened", "dropped", "text"),
     EventKind.BUDGET: ("about", "last", "text"),
     EventKind.CHECK: ("text",),

@@ -55,7 +55,7 @@ def spans_of(events: Sequence[Event], *, content: bool = False) -> list[dict[str
     spans = [whole]
     calls = {e["id"]: e for e in events if e["event"] == EventKind.CALL}
     for event in events:
-        if event["event"] == EventKind.MODEL_TURN:
+        if event["event"] in (EventKind.MODEL_TURN, EventKind.SUMMARY):
             spans.append(_chat(trace, root, event, model, content))
         elif event["event"] == EventKind.RESULT:
             spans.append(_tool(trace, root, event, calls[event["id"]], content))

@@ -23,8 +23,9 @@ from qwq.envs.base import Environment, Parked
 from qwq.envs.toolbox import IN_TASKS, Effect, ResultKind, Toolbox, ToolResult, ToolSpec
 from qwq.rollout.answers import AnswerPlan
 from qwq.rollout.budget import Note
-from qwq.rollout.compact import compaction_of
+from qwq.rollout.compact import Compaction
 from qwq.rollout.episode import Episode, Hooks
+from qwq.rollout.summary import Summary
 from qwq.types import Message, ParsedResponse, Problem, ToolCall, Turn
 
 # What the model is told of its answer, "" where nothing is wrong with it.
@@ -46,7 +47,7 @@ class RecordedTools(Environment):
         self.check, self.max_turns = check, max_turns
         self.waiting: list[str] = []
         self.tainted = False
-        self.num_turns = self.num_calls = 0
+        self.num_turns = self.num_summaries = self.num_calls = 0
         self._pending: list[str] = []  # ids of the calls that `step` runs next
         self._checked = False
         self.answer_before_check = ""  # what the model was asked to mend
@@ -62,6 +63,9 @@ class RecordedTools(Environment):
 
     def schemas(self) -> tuple[Any, ...]:
         return tuple(spec.schema for spec in self._specs.values())
+
+    def earlier_place(self, ident: str) -> str:
+        return self.toolbox.earlier_place(ident)
 
     def gave_nothing(self, call: ToolCall, text: str) -> bool:
         spec = self._specs.get(call.name)
@@ -80,7 +84,7 @@ class RecordedTools(Environment):
 
     async def next_messages(self, turn: ParsedResponse) -> Sequence[Message]:
         """What is wrong with the answer, once, while a further turn may follow."""
-        if self.check is None or self._checked or self.num_turns == self.max_turns:
+        if self.check is None or self._checked or self.num_turns + self.num_summaries == self.max_turns:
             return ()
         self._checked = True
         if self.tape.live:
@@ -101,13 +105,13 @@ class RecordedTools(Environment):
 
     # -- what the loop tells -----------------------------------------------------------------------
 
-    def hooks(self, text: Callable[[Episode, str], None] | None = None) -> Hooks:
+    def hooks(self, text: Callable[[Episode, str], None] | None = None, *, summaries: bool = False) -> Hooks:
         """What `play` calls. The log's clock counts the seconds, so that a resumed run decides the
-        same.
+        same. `summaries`: the model sums up turns that leave its context.
         """
         return Hooks(
             turn=self._turn, plan=self._plan, note=self._note, text=text, clock=lambda: self.tape.seconds,
-            compact=partial(make_room, self),
+            compacted=partial(note_compaction, self), summary=partial(note_summary, self) if summaries else None,
         )  # fmt: skip
 
     def _turn(self, episode: Episode, turn: Turn) -> None:
@@ -279,22 +283,21 @@ def _rebuilt(changed: Sequence[str]) -> str:
     return f"the session was rebuilt by running its calls again; {', '.join(changed)} gave something else than before"
 
 
-def make_room(
-    tools: RecordedTools, episode: Episode, count: Callable[[Sequence[Message]], int], context: int
-) -> Sequence[Message] | None:
-    """The messages that a full context is left with; results that leave it can be read in the
-    workspace where a tool can read there.
-    """
-    made = compaction_of(tools.toolbox, episode, count, context)
-    if made is None:
-        return None
+def note_compaction(tools: RecordedTools, episode: Episode, made: Compaction, context: int) -> None:
+    """Results that leave a full context are kept in the workspace, where a tool can read there."""
     keep_earlier(tools.toolbox, tools.tape.log.events, (*made.dropped, *made.shortened))
     tools.tape.put(
         EventKind.COMPACTION, shortened=list(made.shortened), dropped=list(made.dropped),
-        dropped_turns=made.dropped_turns, thoughts=made.thoughts, tokens=count(made.messages), context=context,
+        dropped_turns=made.dropped_turns, thoughts=made.thoughts, tokens=made.tokens, context=context,
         text=made.text,
     )  # fmt: skip
-    return made.messages
+
+
+def note_summary(tools: RecordedTools, episode: Episode, turn: Turn, turns: int, outcome: Summary | str) -> None:
+    """What the model wrote of turns that leave the context, or what is wrong with it."""
+    tools.num_summaries += 1
+    said = outcome.to_dict() if isinstance(outcome, Summary) else {"fault": outcome}
+    tools.tape.put(EventKind.SUMMARY, turn=tools.num_turns, turns=turns, **said, **turn_fields(turn))
 
 
 def keep_earlier(toolbox: Toolbox, events: Sequence[Event], ids: Sequence[str]) -> None:

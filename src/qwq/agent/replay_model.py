@@ -20,7 +20,7 @@ from qwq.agent.folder import AgentFolder
 from qwq.agent.recorded import RecordedTools
 from qwq.agent.run import AgentLimits, episodes
 from qwq.agent.tape import Tape
-from qwq.agent.turns import RecordedPolicy, behind, turn_fields, turn_of
+from qwq.agent.turns import RecordedPolicy, behind, kind_of, turn_fields, turn_of
 from qwq.envs.toolbox import NO_LIMIT, Effect, Toolbox, ToolSpec
 from qwq.errors import DataError, InfraError
 from qwq.rollout.policy import NextRequest, Policy, TurnRequest
@@ -47,17 +47,24 @@ class TurnDifference:
 
 @dataclass(frozen=True, slots=True)
 class ModelReplay:
-    """`equal` and `differs` name turns by their numbers, from 1."""
+    """`equal` and `differs` name turns by their numbers, from 1; summaries of turns that left the
+    context are numbered by themselves.
+    """
 
     equal: Sequence[int] = ()
     differs: Mapping[int, TurnDifference] = field(default_factory=dict)
+    equal_summaries: Sequence[int] = ()
+    differing_summaries: Mapping[int, TurnDifference] = field(default_factory=dict)
 
     @property
     def agrees(self) -> bool:
-        return not self.differs
+        return not self.differs and not self.differing_summaries
 
     def to_dict(self) -> dict[str, Any]:
-        return {"equal": list(self.equal), "differs": {str(n): d.to_dict() for n, d in self.differs.items()}}
+        made = _compared(self.equal, self.differs)
+        if self.equal_summaries or self.differing_summaries:
+            made["summaries"] = _compared(self.equal_summaries, self.differing_summaries)
+        return made
 
 
 def replay_model(out: Path, *, policy: Policy | None = None, endpoint: str | None = None) -> ModelReplay:
@@ -67,7 +74,7 @@ def replay_model(out: Path, *, policy: Policy | None = None, endpoint: str | Non
     DataError for a log that is damaged or holds no turn, InfraError for a server that is gone.
     """
     events = read_run(out)
-    num_turns = sum(e["event"] == EventKind.MODEL_TURN for e in events)
+    num_turns = sum(e["event"] in (EventKind.MODEL_TURN, EventKind.SUMMARY) for e in events)
     if not num_turns:
         raise DataError(f"{out}: the run was stopped before the model's first turn: there is nothing to replay")
     first = events[0]
@@ -85,7 +92,8 @@ def replay_model(out: Path, *, policy: Policy | None = None, endpoint: str | Non
     finally:
         if policy is None:
             asked.close()
-    return ModelReplay(asked.equal, asked.differs)
+    turns, summaries = asked.seen[EventKind.MODEL_TURN], asked.seen[EventKind.SUMMARY]
+    return ModelReplay(turns.equal, turns.differs, summaries.equal, summaries.differs)
 
 
 class _ReadLog(EventLog):
@@ -113,18 +121,25 @@ class _LoggedTools(Toolbox):
         return self._specs
 
 
+@dataclass(slots=True)
+class _Seen:
+    """What was compared of one kind of event."""
+
+    equal: list[int] = field(default_factory=list)
+    differs: dict[int, TurnDifference] = field(default_factory=dict)
+
+
 class _AskedAgain(RecordedPolicy):
     """Each recorded turn, once the policy has been asked for it and the two have been compared."""
 
     def __init__(self, policy: Policy, tape: Tape, num_turns: int) -> None:
         super().__init__(policy, tape)
         self.left = num_turns
-        self.equal: list[int] = []
-        self.differs: dict[int, TurnDifference] = {}
+        self.seen = {EventKind.MODEL_TURN: _Seen(), EventKind.SUMMARY: _Seen()}
 
     def generate(self, next_request: NextRequest, concurrency: int | None = None) -> Iterator[tuple[TurnRequest, Turn]]:
         while (request := next_request()) is not None:
-            event = self._tape.peek(EventKind.MODEL_TURN)
+            event = self._tape.peek(kind_of(request))
             if event is None:
                 raise DataError(
                     f"{self._tape.log.folder}: a turn is missing from the log: put the file back from a copy"
@@ -132,24 +147,30 @@ class _AskedAgain(RecordedPolicy):
             ((_, turn),) = self._policy.generate(behind(request), 1)
             if turn.failure:
                 raise InfraError(turn.failure)
-            self._compare(event, turn)
+            self._compare(self.seen[kind_of(request)], event, turn)
             self.left -= 1
             if not self.left:
                 return
             yield request, turn_of(event)
 
-    def _compare(self, event: Event, turn: Turn) -> None:
+    @staticmethod
+    def _compare(seen: _Seen, event: Event, turn: Turn) -> None:
+        number = event["turn"] if event["event"] == EventKind.MODEL_TURN else len(seen.equal) + len(seen.differs) + 1
         now = turn_fields(turn)
         exact = "ids" in event and "ids" in now
         compared = ("ids", "stop_reason") if exact else (*SAID, "text", "stop_reason")
         if all(event[key] == now[key] for key in compared):
-            self.equal.append(event["turn"])
+            seen.equal.append(number)
             return
         token = None
         if exact:
             pairs = zip_longest(event["ids"], now["ids"])
             token = next((n for n, (was, new) in enumerate(pairs) if was != new), None)
-        self.differs[event["turn"]] = TurnDifference(_said(event), _said(now), token)
+        seen.differs[number] = TurnDifference(_said(event), _said(now), token)
+
+
+def _compared(equal: Sequence[int], differs: Mapping[int, TurnDifference]) -> dict[str, Any]:
+    return {"equal": list(equal), "differs": {str(n): d.to_dict() for n, d in differs.items()}}
 
 
 def _said(fields: Mapping[str, Any]) -> str:

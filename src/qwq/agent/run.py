@@ -16,6 +16,7 @@ import math
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,8 @@ class AgentLimits:
     def episode(self) -> EpisodeLimits:
         return EpisodeLimits(
             max_calls=self.tool_calls, max_parallel=self.parallel, max_turns=self.model_calls, max_sampled=self.tokens,
-            max_seconds=self.seconds, per_tool=self.per_tool, max_loop=MAX_LOOP, last_turn=True, tell_at=TELL_AT,
+            max_seconds=self.seconds, per_tool=self.per_tool, max_loop=MAX_LOOP, compact=True, last_turn=True,
+            tell_at=TELL_AT,
         )  # fmt: skip
 
 
@@ -127,11 +129,18 @@ class AgentOutcome:
         return made if self.note else {k: v for k, v in made.items() if k != "note"}
 
 
+class CompactBy(StrEnum):
+    """How turns leave a full context: summed up by the model, or by the rule alone."""
+
+    SUMMARY = "summary"
+    RULE = "rule"
+
+
 @dataclass(frozen=True, slots=True)
 class AgentSettings:
     """How the model is asked. `system` is what it is told first, "" for nothing. `about` goes into
     the first event beside what is known here: what a later command needs to resume. `files` are
-    those of the workspace; they are kept in `inputs/`.
+    those of the workspace; they are kept in `inputs/`. A run that resumes compacts as it began to.
     """
 
     params: SamplingParams = SamplingParams(max_new_tokens=8192)
@@ -140,6 +149,7 @@ class AgentSettings:
     system: str = SYSTEM
     about: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
+    compaction: CompactBy = CompactBy.SUMMARY
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +194,7 @@ def run_agent(
         log = log or EventLog(out, heard=watcher.event, otherwise=", or give another --out")
         setup = _setup(policy, task, toolbox, limits, approvals, settings)
         _begin(log, setup, folder, settings, resumed=not begun)
+        settings = replace(settings, compaction=compaction_of(log.events[0]))
         tape = Tape(log)
         tools = RecordedTools(toolbox, tape, folder, approvals, check=check, max_turns=limits.model_calls)
         (episode,) = episodes(RecordedPolicy(policy, tape), task, setup["tools"], tools, limits, settings, watcher.text)
@@ -208,8 +219,13 @@ def episodes(
     job = EpisodeJob(problem, seed=settings.seed, thinking_budget=settings.thinking_budget, environment=tools)
     return play(
         policy, iter([job]), settings.params, limits=limits.episode(), concurrency=1, loop_tokens=LOOP_TOKENS,
-        hooks=tools.hooks(text),
+        hooks=tools.hooks(text, summaries=settings.compaction is CompactBy.SUMMARY),
     )  # fmt: skip
+
+
+def compaction_of(first: Event) -> CompactBy:
+    """How a run compacts, by its first event; older logs do not name it."""
+    return CompactBy(first.get("compaction", CompactBy.RULE))
 
 
 def write_answer(folder: AgentFolder, outcome: AgentOutcome) -> None:
@@ -225,6 +241,7 @@ def _setup(
         "format": FORMAT, "task": task, "system": settings.system, "model": policy.name, "exact": policy.token_exact,
         "tools": [spec.schema for spec in toolbox.specs().values()], "limits": asdict(limits),
         "sampling": asdict(settings.params), "seed": settings.seed, "thinking_budget": settings.thinking_budget,
+        "compaction": settings.compaction.value,
         "approvals": approvals.to_dict(), "files": {name: len(data) for name, data in settings.files.items()},
         **settings.about, "versions": _versions(),
     }  # fmt: skip
@@ -278,9 +295,9 @@ def _outcome(episode: Episode, tools: RecordedTools, limits: AgentLimits) -> Age
         stop_reason=episode.forced or episode.stop_reason if ended else episode.stop_reason,
         budget=budgets[-1]["about"] if budgets else (forced if episode.forced else ""),
         waiting=tuple(tools.waiting),
-        model_calls=len(episode.turns),
+        model_calls=episode.num_model_calls,
         tool_calls=tools.num_calls,
-        tokens=sum(turn.num_tokens for turn in episode.turns),
+        tokens=sum(turn.num_tokens for turn in (*episode.turns, *episode.summaries)),
         seconds=tools.tape.seconds,
         failure=episode.failure,
         note="" if answer or episode.failure else _without_answer(episode),

@@ -46,9 +46,19 @@ def _body(event: Event) -> list[str]:
             return [f"{event['id']} {one_line(event['tool'])} (effect {event['effect']})"]
         case EventKind.FINISH:
             return [event["stop_reason"], _cut(event["answer"])]
+        case EventKind.SUMMARY:
+            facts = [_cut(f"{fact['call']}: {fact['fact']}") for fact in event.get("facts", ())]
+            return [summary_line(event), *facts, *(_cut(f"open: {step}") for step in event.get("open", ()))]
         case EventKind.RESUME:
             return [f"{len(event['rebuilt'])} calls ran again; changed: {', '.join(event['changed']) or 'none'}"]
     return [_cut(event.get("text", ""))]
+
+
+def summary_line(event: Event) -> str:
+    """What came of a `summary`, in a few words."""
+    if "fault" in event:
+        return f"of {event['turns']} turns could not be used: {one_line(event['fault'])}"
+    return f"of {event['turns']} turns: {len(event['facts'])} facts, {len(event['open'])} open steps"
 
 
 def one_line(text: str) -> str:

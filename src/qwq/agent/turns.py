@@ -45,7 +45,7 @@ def turn_fields(turn: Turn) -> dict[str, Any]:
 
 
 def turn_of(event: Event) -> Turn:
-    """The turn of a `model_turn` event."""
+    """The turn of a `model_turn` event, or of a `summary`."""
     attempts = tuple(c if isinstance(c, str) else ToolCall(c["name"], c["arguments"]) for c in event["calls"])
     parts = ParsedResponse(
         event["thinking"],
@@ -102,7 +102,7 @@ class RecordedPolicy:
             request = next_request()
             if request is None:
                 return
-            event = self._tape.peek(EventKind.MODEL_TURN)
+            event = self._tape.peek(kind_of(request))
             if event is None:  # the recorded part ended while the tools were at work
                 yield from self._policy.generate(behind(request, next_request), concurrency)
                 return
@@ -120,6 +120,11 @@ class RecordedPolicy:
 
     def close(self) -> None:
         self._policy.close()
+
+
+def kind_of(request: TurnRequest) -> EventKind:
+    """The event that a request leads to."""
+    return EventKind.MODEL_TURN if request.schema is None else EventKind.SUMMARY
 
 
 def behind(first: TurnRequest, rest: NextRequest = lambda: None) -> NextRequest:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
 
@@ -59,6 +59,8 @@ class AgentFlags:
     """Seed of the sampling."""
     thinking_budget: int | None = None
     """End the thinking of a turn after so many tokens."""
+    compaction: Literal["summary", "rule"] = "summary"
+    """How turns leave a full context: summed up by the model (a model call), or by rule alone."""
     box_mb: int = 64
     """Size of the workspace in MB."""
 
@@ -105,6 +107,7 @@ def agent_run(*words: str, flags: AgentFlags = AgentFlags(), engine: ModelOption
         MODEL is the server's name for it, and may be left out.
     """
     from qwq.agent.command import AgentRequest, start, summary
+    from qwq.agent.run import CompactBy
     from qwq.agent.show import for_stream
     from qwq.errors import UsageError
     from qwq.pipeline.resolve import model_folder
@@ -135,6 +138,7 @@ def agent_run(*words: str, flags: AgentFlags = AgentFlags(), engine: ModelOption
         params=params,
         seed=flags.seed,
         thinking_budget=flags.thinking_budget,
+        compaction=CompactBy(flags.compaction),
         box_mb=flags.box_mb,
         engine=engine,
         mcp=flags.mcp,

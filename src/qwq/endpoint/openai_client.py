@@ -3,7 +3,8 @@
 A server that is away, busy (429) or broken (5xx) is asked again until `patience` is used up; an
 answer that is none (`reply.read_completion`) is asked again twice. A refusal for length is asked
 again with what the server allows: under OpenAI's newer name for the limit, with its longest answer,
-with the room that the prompt leaves. Any other refusal is a failure of that request.
+with the room that the prompt leaves. A request for JSON of a schema is asked again without it. Any
+other refusal is a failure of that request.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ READ_TIMEOUT_S = 3600.0  # a long thought can take this long to arrive whole
 CONNECT_TIMEOUT_S, LIST_TIMEOUT_S = 10.0, 30.0
 LONGEST_PAUSE_S = 60.0
 UNNAMED = "default"  # the model of a server that lists none
+FORM = "response_format"
 KEY_VARIABLES = ("QWQ_API_KEY", "OPENAI_API_KEY")
 GO_ON = "what is done is stored, the same command resumes"
 # Models whose own chat template opens the thinking: a text of theirs without `</think>` is a
@@ -51,7 +53,8 @@ REPAIRS = {
 class EndpointRequest:
     """One turn to be made.
 
-    `messages` as chat templates take them; `top_k` 0 leaves it out. Lengths in tokens.
+    `messages` as chat templates take them; `top_k` 0 leaves it out. Lengths in tokens. `schema`:
+    the answer is to be JSON of it, where the server can hold the model to one.
     """
 
     messages: Sequence[Mapping[str, Any]]
@@ -62,6 +65,7 @@ class EndpointRequest:
     top_k: int = 0
     tools: Sequence[Mapping[str, Any]] = ()
     thinking_budget: int | None = None
+    schema: Mapping[str, Any] | None = None
 
 
 class EndpointClient:
@@ -92,6 +96,7 @@ class EndpointClient:
         self.context: int | None = None
         self._limit_name, self._max_output = "max_tokens", sys.maxsize
         self._thinking_field = ""  # under which the server gives thoughts apart, and takes them back
+        self._takes_schema = True  # until it refuses one
         self._told: set[str] = set()
         self._http = open_http(self.base, api_key, READ_TIMEOUT_S, local=local, connections=connections)
 
@@ -138,7 +143,13 @@ class EndpointClient:
         for _ in range(LIMIT_TRIES):
             name = self._limit_name
             body = self._body(request) | ({} if limit is None else {name: limit})
-            answer = self._post(body, request)
+            try:
+                answer = self._post(body, request)
+            except (RequestFailed, ConfigError):
+                if FORM not in body:
+                    raise
+                self._takes_schema = False  # the form is then asked for in words alone
+                continue
             if isinstance(answer, Turn):
                 return answer
             limits, refusal = limits_of(answer), message_of(answer)
@@ -173,6 +184,9 @@ class EndpointClient:
             body["tools"] = list(request.tools)
         if request.thinking_budget is not None:
             body["thinking_token_budget"] = request.thinking_budget
+        if request.schema is not None and self._takes_schema:
+            named = {"name": "answer", "schema": dict(request.schema)}
+            body[FORM] = {"type": "json_schema", "json_schema": named}
         return body
 
     def _post(self, body: Mapping[str, Any], request: EndpointRequest) -> Turn | str:
@@ -189,6 +203,8 @@ class EndpointClient:
                 continue
             away, status, text = False, answer.status_code, answer.text
             reason = f"status {status}: {_shown(text)}"
+            if status in (500, 501) and FORM in body:  # what some servers say of a form that they cannot hold
+                raise RequestFailed(f"{self.base} gave {reason}")
             if status in (408, 425, 429) or status >= 500:
                 asked_to_wait = _retry_after(answer)
                 continue

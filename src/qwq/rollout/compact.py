@@ -1,10 +1,11 @@
-"""What leaves the context when it is full, by rule and without a model: a pure function of the
-conversation, so a run that resumes compacts the same.
+"""What leaves the context when it is full: a pure function of the conversation, and of what the
+model has written down of turns that left it, so a run that resumes compacts the same.
 
 In this order, until half of the context is free: results older than the last three turns become one
 line each, their whole texts stay readable in the workspace; thoughts of those turns go; then whole
 turns go, the oldest first, calls and results together. Never: the task, the tools, a call without
-its result, the last three turns. The task's message names what went.
+its result, the last three turns. The task's message names what went. A summary of the turns that
+went (`summary.py`) follows it.
 """
 
 from __future__ import annotations
@@ -52,33 +53,20 @@ class Compaction:
     dropped_turns: int
     thoughts: int
     text: str
+    tokens: int = 0  # of the messages, estimated
 
 
-def make_room(
-    environment: Environment, episode: Episode, count: Callable[[Sequence[Message]], int], context: int
-) -> Sequence[Message] | None:
-    """The messages that an episode's full context is left with, None where nothing can go;
-    `environment` keeps the results that leave it.
-    """
-    made = compaction_of(environment, episode, count, context)
-    if made is None:
-        return None
+def keep_results(environment: Environment, episode: Episode, made: Compaction) -> None:
+    """`environment` keeps the results that leave the context."""
     gone = {*made.dropped, *made.shortened}
     steps = steps_of_episode(episode)
     pairs = [(i, m.content) for s in steps for i, m in zip(s.calls, s.answers, strict=False) if i in gone]
     environment.keep_earlier(dict(pairs))
-    return made.messages
 
 
-def compaction_of(
-    environment: Environment, episode: Episode, count: Callable[[Sequence[Message]], int], context: int
-) -> Compaction | None:
-    """What is left of an episode that fills its context, see `compact`."""
-    return compact(episode.problem.messages, steps_of_episode(episode), count, context, environment.earlier_place)
-
-
-def steps_of_episode(episode: Episode) -> list[Step]:
-    return steps_of(episode.messages, [len(turn.parts.calls_in_order) for turn in episode.turns])
+def steps_of_episode(episode: Episode, messages: Sequence[Message] = ()) -> list[Step]:
+    """The turns of an episode; `messages` follow the last one."""
+    return steps_of([*episode.messages, *messages], [len(turn.parts.calls_in_order) for turn in episode.turns])
 
 
 def steps_of(messages: Sequence[Message], num_calls: Sequence[int]) -> list[Step]:
@@ -100,36 +88,41 @@ def steps_of(messages: Sequence[Message], num_calls: Sequence[int]) -> list[Step
 
 def compact(
     head: Sequence[Message], steps: Sequence[Step], count: Callable[[Sequence[Message]], int], context: int,
-    place: Callable[[str], str],
+    place: Callable[[str], str], *, summary: Sequence[Message] = (), summarised: int = 0,
 ) -> Compaction | None:  # fmt: skip
     """What is left of `head`, which ends with the task, and `steps`; None where nothing can go.
 
     `count` gives the tokens of a prompt. `place` is where a call's whole result can be read, "" for
-    nowhere.
+    nowhere. `summary` are the messages that sum up the first `summarised` turns, which go.
     """
     old, last = list(steps[:-KEPT_TURNS]), list(steps[-KEPT_TURNS:])
     if not old:
         return None
     shorter = [_shortened(step, place) for step in old]
-    without = [replace(step, turn=replace(step.turn, content=_answer(step.turn))) for step in shorter]
+    without = [replace(step, turn=replace(step.turn, content=without_thoughts(step.turn))) for step in shorter]
     room = (1 - FREE) * context
-    for kept, thoughts in ((shorter, 0), (without, len(without))):
-        made = _made(head, old, kept, last, 0, thoughts, place)
-        if count(made.messages) <= room:
-            return made
-    low, high = 1, len(without)  # how many of the oldest turns go: the fewest that leave enough room
+
+    def made(kept: Sequence[Step], num_dropped: int, thoughts: int) -> Compaction:
+        one = _made(head, summary, old, kept, last, num_dropped, thoughts, place)
+        return replace(one, tokens=count(one.messages))
+
+    if not summarised:
+        for kept, thoughts in ((shorter, 0), (without, len(without))):
+            if (whole := made(kept, 0, thoughts)).tokens <= room:
+                return whole
+    low, high = max(1, summarised), len(without)  # how many of the oldest turns go: the fewest that leave enough room
     while low < high:
         middle = (low + high) // 2
-        if count(_made(head, old, without, last, middle, len(without), place).messages) <= room:
+        if made(without, middle, len(without)).tokens <= room:
             high = middle
         else:
             low = middle + 1
-    return _made(head, old, without, last, low, len(without), place)
+    return made(without, low, len(without))
 
 
 def _made(
-    head: Sequence[Message], old: Sequence[Step], kept: Sequence[Step], last: Sequence[Step], num_dropped: int,
-    thoughts: int, place: Callable[[str], str],
+    head: Sequence[Message], summary: Sequence[Message], old: Sequence[Step], kept: Sequence[Step],
+    last: Sequence[Step], num_dropped: int, thoughts: int, place: Callable[[str], str],
 ) -> Compaction:  # fmt: skip
     shortened = tuple(
         ident
@@ -138,21 +131,24 @@ def _made(
         if was != now
     )
     dropped = tuple(ident for step in old[:num_dropped] for ident in step.calls)
-    text = _told(shortened, dropped, num_dropped, thoughts, place)
+    text = _told(shortened, dropped, num_dropped, thoughts, place, bool(summary))
     task = replace(head[-1], content=f"{head[-1].content}\n\n[{text}]")
-    messages = [*head[:-1], task, *(m for step in (*kept[num_dropped:], *last) for m in step.messages)]
+    messages = [*head[:-1], task, *summary, *(m for step in (*kept[num_dropped:], *last) for m in step.messages)]
     return Compaction(messages, shortened, dropped, num_dropped, thoughts - num_dropped if thoughts else 0, text)
 
 
 def _told(
-    shortened: Sequence[str], dropped: Sequence[str], num_dropped: int, thoughts: int, place: Callable[[str], str]
-) -> str:
+    shortened: Sequence[str], dropped: Sequence[str], num_dropped: int, thoughts: int, place: Callable[[str], str],
+    summed_up: bool,
+) -> str:  # fmt: skip
     """What went, for the model."""
     parts = ["To make room, parts of this conversation were left out."]
     if dropped:
-        parts.append(f"Gone: your first {num_dropped} turns with {_range(dropped)}.")
+        parts.append(f"Gone: your first {num_dropped} turns with {id_range(dropped)}.")
+    if summed_up:
+        parts.append("Your summary of turns that are gone follows.")
     if shortened:
-        parts.append(f"Results cut to one line: {_range(shortened)}.")
+        parts.append(f"Results cut to one line: {id_range(shortened)}.")
     if thoughts:
         parts.append("Your thoughts of those turns are gone.")
     where = place("call-N") if dropped or shortened else ""
@@ -161,7 +157,7 @@ def _told(
     return " ".join(parts)
 
 
-def _range(ids: Sequence[str]) -> str:
+def id_range(ids: Sequence[str]) -> str:
     return ids[0] if len(ids) == 1 else f"{ids[0]} to {ids[-1]}"
 
 
@@ -180,5 +176,5 @@ def _line(ident: str, message: Message, place: Callable[[str], str]) -> Message:
     return replace(message, content=f"{ident}: {head} ... ({len(message.content):,} characters{again})")
 
 
-def _answer(turn: Message) -> str:
+def without_thoughts(turn: Message) -> str:
     return parse(turn.content, tools=()).answer if "<think>" in turn.content else turn.content

@@ -24,11 +24,13 @@ from qwq.engine.sampler import SamplingParams
 from qwq.envs.base import Parked, in_background, make_environment
 from qwq.errors import ConfigError, InfraError
 from qwq.rollout.answers import AnswerPlan, Errands, run_calls
+from qwq.rollout.ask_summary import note_outcome, summary_ask, summary_request, take_summary
 from qwq.rollout.budget import NO_LIMITS, EpisodeLimits, Note
-from qwq.rollout.context import go_on
+from qwq.rollout.context import Compacted, go_on
 from qwq.rollout.history import turn_message
 from qwq.rollout.policy import Policy, TurnRequest
-from qwq.rollout.sample import Compact, Episode, EpisodeJob
+from qwq.rollout.sample import Episode, EpisodeJob
+from qwq.rollout.summary import Summary
 from qwq.rollout.under_way import LiveEpisode
 from qwq.text.response import parse_answer
 from qwq.text.template import ChatFormat
@@ -44,8 +46,9 @@ class Hooks:
     `done`: an episode has ended. `text`: a turn's text while it is written (by a policy that writes
     it here). `turn`: a turn is complete. `plan`: before a turn's calls run. `messages`: the answers
     to a turn's calls. `note`: what is told at the end of the last answer, before `messages`.
-    `clock` counts the seconds that the limits bound. `compact`: what is left of a conversation that
-    fills the policy's context; without it such an episode ends.
+    `clock` counts the seconds that the limits bound. `compacted`: see `context.Compacted`.
+    `summary`: the model has summed up the first turns (so many), which are about to leave its
+    context, or what is wrong with what it wrote; without this hook turns go by the rule alone.
     """
 
     done: Callable[[Episode], None] | None = None
@@ -55,7 +58,8 @@ class Hooks:
     messages: Callable[[Episode, Sequence[Message]], None] | None = None
     note: Callable[[Episode, Note], None] | None = None
     clock: Callable[[], float] = time.monotonic
-    compact: Compact | None = None
+    compacted: Compacted | None = None
+    summary: Callable[[Episode, Turn, int, Summary | str], None] | None = None
 
 
 NO_HOOKS = Hooks()
@@ -156,6 +160,8 @@ class _Player:
     def _request(self, live: LiveEpisode) -> TurnRequest:
         episode, params = live.episode, self.params
         self.asked += 1
+        if live.asks is not None:
+            return summary_request(live, live.asks, self.policy, params)
         left = live.tokens_left()
         if left is not None and left < params.max_new_tokens:
             params = replace(params, max_new_tokens=left)
@@ -180,6 +186,8 @@ class _Player:
     def take(self, live: LiveEpisode, turn: Turn) -> None:
         """A turn has been made."""
         self.asked -= 1
+        if live.asks is not None:
+            return self._sum_up(live, turn)
         episode, made = live.episode, live.environment
         episode.turns.append(turn)
         live.sampled += turn.num_tokens
@@ -246,7 +254,22 @@ class _Player:
                     "its prompt: train with an environment that keeps them"
                 )
             live.no_longer_exact()
-        stop = go_on(live, messages, self.policy, exact=self.exact, compact=self.hooks.compact)
+        if self.hooks.summary is not None:
+            live.asks = summary_ask(live, messages, self.policy, self.params, exact=self.exact)
+        return self.ready.append(live) if live.asks is not None else self._go_on(live, messages)
+
+    def _sum_up(self, live: LiveEpisode, turn: Turn) -> None:
+        """The model has written a summary, or something else."""
+        ask = live.asks
+        assert ask is not None and self.hooks.summary is not None
+        outcome = take_summary(live, ask, turn)
+        self.hooks.summary(live.episode, turn, ask.turns, outcome)
+        again = note_outcome(live, ask, outcome, self.policy)
+        return self.ready.append(live) if again else self._go_on(live, list(ask.messages))
+
+    def _go_on(self, live: LiveEpisode, messages: list[Message]) -> None:
+        episode = live.episode
+        stop = go_on(live, messages, self.policy, exact=self.exact, compacted=self.hooks.compacted)
         if stop is None and self.limits.max_tokens is not None and live.num_tokens >= self.limits.max_tokens:
             stop = StopReason.LENGTH
         if stop is not None:

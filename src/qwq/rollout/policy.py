@@ -29,7 +29,9 @@ class TurnRequest:
     token is drawn from the model's own distribution, as a policy gradient assumes (see
     `engine.request.GenerationRequest.plain_sampling`). `version` is the number of the weights that
     must answer, None for any. `on_text` hears the turn's text piece by piece, from a policy that
-    writes it here. `keep`: a further turn may continue from the tokens of this one.
+    writes it here. `keep`: a further turn may continue from the tokens of this one. `schema`: the
+    turn is to be JSON of this schema and makes no calls; a policy holds the model to it as far as
+    it can, so the caller checks what comes.
     """
 
     key: Any
@@ -46,6 +48,7 @@ class TurnRequest:
     version: int | None = None
     on_text: Callable[[str], None] | None = None
     keep: bool = True
+    schema: Mapping[str, Any] | None = None
 
 
 # The next turn to be made; None where there is none at the moment.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,9 +37,11 @@ class Episode:
     `ids`, `sampled_mask`, `logprobs` and `versions` hold everything after `prompt_ids`, results of
     tools included (mask 0, see `Rollout`); they are empty where the policy is not token-exact.
     Where the conversation was compacted they are those since, and `segments` are the earlier ones.
-    `messages` are the turns and results after the problem's own messages. `calls` and `results` run
-    parallel; a malformed call is in neither and counted in `num_malformed`. `forced` is the limit
-    that took the tools from the last turn. `failure` says why there is no sample: server or tool
+    `summaries` are what the model wrote down of turns that left the context (`summary.py`), also
+    where that could not be read. `messages` are the turns and results after the problem's own
+    messages. `calls` and `results` run parallel; a malformed call is in neither and counted in
+    `num_malformed`. `forced` is the limit that took the tools from the last turn. `failure` says
+    why there is no sample: server or tool
     machinery failed.
     """
 
@@ -51,6 +53,7 @@ class Episode:
     versions: list[int] = field(default_factory=list)
     segments: list[TokenSegment] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
+    summaries: list[Turn] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
     results: list[str] = field(default_factory=list)
@@ -72,6 +75,10 @@ class Episode:
         if not self.exact:
             return sum(t.num_tokens for t in self.turns)
         return len(self.ids) + sum(len(segment.completion_ids) for segment in self.segments)
+
+    @property
+    def num_model_calls(self) -> int:
+        return len(self.turns) + len(self.summaries)
 
     @property
     def num_thinking(self) -> int:
@@ -138,8 +145,3 @@ class Episode:
             prompt=prompt,
             expected=self.problem.expected,
         )
-
-
-# From an episode whose last messages are answers, a counter of tokens, and the context's length, to
-# the messages that its next prompt is made of; None where nothing can go.
-Compact = Callable[[Episode, Callable[[Sequence[Message]], int], int], Sequence[Message] | None]

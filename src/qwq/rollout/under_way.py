@@ -14,6 +14,7 @@ from qwq.envs.base import Environment
 from qwq.rollout.answers import AnswerPlan, plan_answers
 from qwq.rollout.budget import NOTE_BEFORE, EpisodeLimits, Note, Spending, goes_in_circles, loop_length, step_key
 from qwq.rollout.sample import Episode
+from qwq.rollout.summary import Summary, SummaryAsk
 from qwq.types import Message, StopReason, ToolCall, tool_schemas
 
 MARKS = 40  # characters around a message or a call
@@ -43,13 +44,16 @@ class LiveEpisode:
     num_chars: int = 0  # of the history and the tools
     tool_chars: int = 0
     started: float = 0.0
-    sampled: int = 0  # tokens of the model's turns
+    sampled: int = 0  # tokens of the model's turns and summaries
     num_calls: int = 0  # attempts, malformed ones too
     calls_of: Counter[str] = field(default_factory=Counter)
     told: bool = False  # that no calls are left
     noted: set[str] = field(default_factory=set)  # what the model has been told about
     steps: list[bytes] = field(default_factory=list)
     futile: list[bool] = field(default_factory=list)
+    asks: SummaryAsk | None = None  # the summary that the model is asked for now
+    summary: Summary | None = None  # of turns that have left the context
+    no_summary: bool = False  # the model has failed at one: it is not asked again
 
     def __post_init__(self) -> None:
         self.started = self.clock()
@@ -91,7 +95,7 @@ class LiveEpisode:
         limits = self.limits
         if limits.max_seconds is not None and self.seconds >= limits.max_seconds:
             return StopReason.TIME
-        if limits.max_turns is not None and len(self.episode.turns) >= limits.max_turns:
+        if limits.max_turns is not None and self.episode.num_model_calls >= limits.max_turns:
             return StopReason.TURNS
         return None
 
@@ -141,7 +145,7 @@ class LiveEpisode:
             return []
         limits, out = self.limits, []
         length = loop_length(self.steps, self.futile) if limits.max_loop is not None else 0
-        spending = Spending(len(self.episode.turns), self.num_calls, self.sampled, self.seconds)
+        spending = Spending(self.episode.num_model_calls, self.num_calls, self.sampled, self.seconds)
         last = spending.spent(limits, made.max_calls) if limits.last_turn else None
         near = spending.told(limits, made.max_calls)
         if limits.max_loop is not None and length >= limits.max_loop:

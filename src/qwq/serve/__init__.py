@@ -10,7 +10,7 @@ prompt.py           messages to prompts; what becomes of earlier thinking
 hosted*.py          tools of responses that the server runs; served_policy.py: its model as a policy of episodes;
                     desks.py: Python sessions by handle
 mcp/                what is offered to other agents
-response_format.py  which form of answer a request asks for; grammar.py: compiled and matched
+response_format.py  which form of answer a request asks for; engine/grammar.py: compiled and matched
 turn.py             one assistant turn, whole or streamed
 chat.py             /v1/chat/completions; completions.py, anthropic.py, ollama.py, llamacpp.py: theirs
 responses.py        /v1/responses; response_input.py, response_items.py, response_store.py: items in, out, kept

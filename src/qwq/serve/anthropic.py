@@ -17,12 +17,12 @@ from typing import Any
 
 import orjson
 
+from qwq.engine.notes import note_once
 from qwq.engine.sequence import TokenSequence
 from qwq.serve.core import Core, new_id
 from qwq.serve.engine_thread import RequestGroup
 from qwq.serve.errors import RequestRefused, anthropic_error
 from qwq.serve.fields import LENIENT
-from qwq.serve.notes import note_once
 from qwq.serve.prompt import in_order_of_calls, make_prompt
 from qwq.serve.response_format import schema_form
 from qwq.serve.schema_anthropic import (

@@ -11,13 +11,13 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
 
+from qwq.engine.grammar import answer_grammar
 from qwq.engine.request import GenerationRequest, GrammarMatcher
 from qwq.engine.sampler import SampledToken
 from qwq.engine.sequence import TokenSequence
 from qwq.serve.core import Core, usage_wanted
 from qwq.serve.engine_thread import RequestGroup
 from qwq.serve.errors import RequestRefused
-from qwq.serve.grammar import answer_grammar
 from qwq.serve.infill import infill_of
 from qwq.serve.response_format import form_of
 from qwq.serve.schema import CompletionRequest

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+from qwq.engine.grammar import Grammars
 from qwq.engine.load import LoadedModel
 from qwq.engine.request import GenerationRequest, GrammarMatcher
 from qwq.engine.sampler import SampledToken, SamplingParams
@@ -21,7 +22,6 @@ from qwq.serve.catalogue import Catalogue, ModelCard
 from qwq.serve.engine_thread import EngineRunner, RequestGroup
 from qwq.serve.episodes import name_by_body
 from qwq.serve.errors import RequestRefused
-from qwq.serve.grammar import Grammars
 from qwq.serve.metrics import ServerMetrics
 from qwq.serve.options import ServeOptions
 from qwq.serve.recorder import Recorder

@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from qwq.serve.notes import note_once
+from qwq.engine.notes import note_once
 
 # Set for the requests of a server that was told to ignore what it does not know
 # (`--ignore-unknown-fields`).

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Request, Response
 from pydantic import ConfigDict, Field, model_validator
 
+from qwq.engine.notes import note_once
 from qwq.engine.request import GenerationRequest
 from qwq.engine.sequence import TokenSequence
 from qwq.serve.core import Core
@@ -21,7 +22,6 @@ from qwq.serve.engine_thread import RequestGroup
 from qwq.serve.errors import RequestRefused
 from qwq.serve.fields import WHOLE, History
 from qwq.serve.infill import infill_of
-from qwq.serve.notes import note_once
 from qwq.serve.prompt import make_prompt
 from qwq.serve.schema import Sampling, TokenizeRequest
 from qwq.serve.sse import EventStream, Json, event, unless_gone

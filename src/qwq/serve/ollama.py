@@ -19,12 +19,12 @@ from typing import Any
 import orjson
 from fastapi import FastAPI, Request, Response
 
+from qwq.engine.grammar import answer_grammar
 from qwq.engine.request import GenerationRequest
 from qwq.engine.sequence import TokenSequence
 from qwq.serve.core import Core
 from qwq.serve.engine_thread import RequestGroup, Update
 from qwq.serve.errors import ABSENT, RequestRefused
-from qwq.serve.grammar import answer_grammar
 from qwq.serve.infill import infill_of
 from qwq.serve.ollama_models import card_of, created_at, install_lists, own_name, read_body
 from qwq.serve.response_format import Form, schema_form

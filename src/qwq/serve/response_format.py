@@ -8,9 +8,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from qwq.engine.grammar import choice_rule, grammar_rule, json_rule, regex_rule
 from qwq.errors import UsageError
 from qwq.serve.errors import RequestRefused
-from qwq.serve.grammar import choice_rule, grammar_rule, json_rule, regex_rule
 from qwq.serve.schema_forms import Formed, JsonObjectFormat, JsonSchemaFormat, ResponseFormat
 
 # Fields that ask for a form, and its kind.
@@ -29,7 +29,7 @@ FIELDS = {
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A rule body of grammar.py, and the field that asked for it."""
+    """A rule body of engine/grammar.py, and the field that asked for it."""
 
     rule: str
     param: str

@@ -87,6 +87,8 @@ class ServedPolicy:
     async def _turn(self, request: TurnRequest) -> Turn:
         started, conversation = time.monotonic(), self._prepare(request)
         asked = conversation.request
+        if request.schema is not None:
+            asked = replace(asked, matcher=await asyncio.to_thread(self.core.grammars.for_schema, request.schema))
         room = self.core.max_len - len(asked.prompt_ids)
         if min(room, asked.params.max_new_tokens) < 1:
             return Turn(ParsedResponse(None, ""), StopReason.CONTEXT if room < 1 else StopReason.LENGTH)
@@ -96,7 +98,7 @@ class ServedPolicy:
         async with self.core.running([asked], streamed=True) as group:
             async for updates in follow(group, turns, conversation):
                 for update, turn, parts in updates:
-                    if self._listen is not None:
+                    if self._listen is not None and request.schema is None:
                         self._listen(update, turn, parts)
                     if request.on_text is not None and update.text:
                         request.on_text(update.text)

@@ -11,13 +11,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from qwq.engine.grammar import answer_grammar, calls_grammar, text_or_calls_grammar
 from qwq.engine.request import GenerationRequest
 from qwq.engine.sequence import TokenSequence
 from qwq.errors import UsageError
 from qwq.serve.core import EFFORT, Core, new_id
 from qwq.serve.engine_thread import RequestGroup, Update
 from qwq.serve.errors import RequestRefused
-from qwq.serve.grammar import answer_grammar, calls_grammar, text_or_calls_grammar
 from qwq.serve.prompt import Prompt, make_prompt
 from qwq.serve.response_format import Form
 from qwq.serve.schema import Sampling

@@ -12,7 +12,7 @@ from agent_tools import OutsideTools
 from scripted_policy import ScriptedPolicy
 
 from qwq.agent.events import EVENTS, read_events
-from qwq.agent.run import SYSTEM, AgentLimits, run_agent
+from qwq.agent.run import SYSTEM, AgentLimits, AgentSettings, CompactBy, run_agent
 from qwq.engine.sampler import SamplingParams
 from qwq.envs.toolbox import Toolbox, make_toolsets
 from qwq.envs.workspace import Workspace
@@ -47,18 +47,37 @@ def turn(n: int) -> str:
     return f"<think>\nnext is {n}\n</think>\n\nI look. {made}"
 
 
+def summed_up(request: TurnRequest) -> str:
+    """A summary as long as its form allows; its first fact is of the first call that may be named,
+    and carries what an earlier one said.
+    """
+    assert request.schema is not None and not request.tools
+    facts, steps = (request.schema["properties"][key] for key in ("facts", "open"))
+    calls, most = facts["items"]["properties"]["call"]["enum"], facts["items"]["properties"]["fact"]["maxLength"]
+    texts = [f"{calls[n % len(calls)]} holds <|im_end|> things ".ljust(most, "y") for n in range(facts["maxItems"])]
+    made = [{"call": calls[n % len(calls)], "fact": text} for n, text in enumerate(texts)]
+    return json.dumps({"facts": made, "open": ["look on ".ljust(most, "z")] * steps["maxItems"]})
+
+
 def scripted(sent: Path, chat: ChatFormat | None, num_turns: int) -> tuple[ScriptedPolicy, OutsideTools]:
     tools = OutsideTools(sent)
     tools.answers = {str(n): (f"place {n} holds " + f"{n * 7} things, " * (n % 40),) for n in range(3000)}
     answer = "<think>\nso\n</think>\n\nThe last."
-    return ScriptedPolicy(
-        lambda r: turn(n) if (n := len(r.key.episode.turns)) < num_turns else answer, chat, CONTEXT
-    ), tools
+
+    def say(request: TurnRequest) -> str:
+        if request.schema is not None:
+            return summed_up(request)
+        return turn(n) if (n := len(request.key.episode.turns)) < num_turns else answer
+
+    return ScriptedPolicy(say, chat, CONTEXT), tools
 
 
-def play(out: Path, chat: ChatFormat | None, num_turns: int = 260) -> tuple[Any, list[TurnRequest]]:
+def play(
+    out: Path, chat: ChatFormat | None, num_turns: int = 260, by: CompactBy = CompactBy.RULE
+) -> tuple[Any, list[TurnRequest]]:
     policy, tools = scripted(out.parent / "sent.txt", chat, num_turns)
-    outcome = run_agent(policy, TASK, toolbox=Toolbox([tools]), out=out, limits=LIMITS)
+    settings = AgentSettings(compaction=by)
+    outcome = run_agent(policy, TASK, toolbox=Toolbox([tools]), out=out, limits=LIMITS, settings=settings)
     return outcome, policy.asked
 
 
@@ -75,17 +94,29 @@ def check_pairs(messages: Sequence[Any]) -> None:
     assert waiting == 0
 
 
+@pytest.mark.parametrize("by", CompactBy)
 @pytest.mark.parametrize("exact", [True, False])
-def test_three_hundred_calls_in_8k(chat: ChatFormat, tmp_path: Path, exact: bool) -> None:
-    outcome, asked = play(tmp_path / "run", chat if exact else None)
+def test_three_hundred_calls_in_8k(chat: ChatFormat, tmp_path: Path, exact: bool, by: CompactBy) -> None:
+    outcome, asked = play(tmp_path / "run", chat if exact else None, by=by)
     assert (outcome.answer, outcome.stop_reason) == ("The last.", StopReason.END) and outcome.tool_calls >= 300
-    made = [e for e in read_events(tmp_path / "run") if e["event"] == "compaction"]
+    events = read_events(tmp_path / "run")
+    made, summaries = ([e for e in events if e["event"] == kind] for kind in ("compaction", "summary"))
     assert len(made) >= 3 and all(e["tokens"] <= CONTEXT for e in made)
     for request in asked:
         system, task, *rest = request.messages
         assert system.role == "system" and task.content.startswith(TASK)
         assert len(request.prompt_ids or ()) < CONTEXT and len(str(request.messages)) < 8 * CONTEXT
-        check_pairs(rest)
+        if request.schema is not None and exact:
+            assert len(chat.prompt_ids(request.messages)) + request.params.max_new_tokens <= CONTEXT
+        shown = [m for m in rest if "own summary" not in m.content and not m.content.startswith('{"facts"')]
+        assert len(rest) - len(shown) in (0, 2)
+        check_pairs(shown)
+    if by is CompactBy.SUMMARY:
+        assert len(summaries) >= 3 and all("fault" not in e for e in summaries)
+        assert outcome.model_calls == sum(e["event"] == "model_turn" for e in events) + len(summaries)
+        assert [e["turns"] for e in summaries] == sorted({e["turns"] for e in summaries})
+    else:
+        assert summaries == []
     said = asked[-1].key.episode.messages[:-1]
     starts = [i for i, m in enumerate(said) if m.role == "assistant"][-KEPT_TURNS:]
     assert asked[-1].messages[-len(said[starts[0] :]) :] == said[starts[0] :]

@@ -92,7 +92,7 @@ class EndpointPolicy:
             EndpointRequest(
                 [m.to_dict() if isinstance(m, Message) else m for m in request.messages], request.seed,
                 params.temperature, params.top_p, params.max_new_tokens, params.top_k, request.tools,
-                request.thinking_budget,
+                request.thinking_budget, request.schema,
             )
         )  # fmt: skip
         return replace(got, seconds=time.monotonic() - started)

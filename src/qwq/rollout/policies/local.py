@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from qwq.engine.grammar import Grammars
 from qwq.engine.load import DEFAULT_MODEL_LEN, load_engine
 from qwq.engine.options import EngineOptions
 from qwq.engine.request import GenerationRequest
@@ -109,6 +110,10 @@ class EnginePolicy:
     def native_tools(self) -> bool:
         return writes_tools(self.chat)
 
+    @cached_property
+    def _grammars(self) -> Grammars:
+        return Grammars(self.chat.tokenizer, self.engine.backend.vocab_size, self.chat.eos_ids)
+
     def generate(self, next_request: NextRequest, concurrency: int | None = None) -> Iterator[tuple[TurnRequest, Turn]]:
         running: list[_Running] = []
         try:
@@ -181,11 +186,13 @@ class EnginePolicy:
                 f"{asked:,} new tokens are asked for, the context of {self.engine.max_len:,} leaves a prompt of "
                 f"{len(prompt):,} tokens {room:,}: answers are cut there"
             )
+        matcher = None if request.schema is None else self._grammars.for_schema(request.schema)
         generation = GenerationRequest(
             prompt, request.params, seed=request.seed, stream=request.stream,
             offset=request.offset, eos_ids=self.chat.eos_ids, thinking_open=self.chat.thinking_open,
             thinking_budget=request.thinking_budget, loop_tokens=request.loop_tokens, drawn_logprobs=request.logprobs,
             plain_sampling=request.logprobs or self.plain_sampling, keep_prefix=request.keep or self.keeps_all,
+            matcher=matcher,
         )  # fmt: skip
         try:
             return self.engine.submit(generation)[0]

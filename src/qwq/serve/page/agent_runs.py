@@ -301,7 +301,8 @@ def state_of(folder: Path, events: Sequence[Event] | None) -> str:
 
 def shown(event: Event) -> Event:
     """An event without what a page has no use for."""
-    return {k: v for k, v in event.items() if k not in UNSHOWN or event["event"] != EventKind.MODEL_TURN}
+    turns = (EventKind.MODEL_TURN, EventKind.SUMMARY)
+    return {k: v for k, v in event.items() if k not in UNSHOWN or event["event"] not in turns}
 
 
 def sampling_of(core: Core) -> SamplingParams:

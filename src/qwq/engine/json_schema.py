@@ -19,8 +19,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from qwq.engine.notes import note_once
 from qwq.errors import UsageError
-from qwq.serve.notes import note_once
 
 # Those of llguidance 1.9; a test holds this list against it.
 FORMATS = frozenset(

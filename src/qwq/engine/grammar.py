@@ -12,15 +12,16 @@ import json
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from qwq.engine.json_schema import fitted
 from qwq.errors import UsageError
-from qwq.serve.json_schema import fitted
 from qwq.text.tokenizer import Tokenizer
 from qwq.text.tool_calls import CALL_CLOSE, CALL_OPEN
 
@@ -185,6 +186,17 @@ class Grammars:
                     self._kept.popitem(last=False)
             matcher = self._kept[grammar]
         return lambda: LlguidanceMatcher(matcher.deep_copy())
+
+    def for_schema(self, schema: Mapping[str, Any]) -> Callable[[], LlguidanceMatcher] | None:
+        """Makes guides for an answer that is JSON of a schema; None where llguidance is not
+        installed or cannot hold a model to it.
+        """
+        if find_spec("llguidance") is None:
+            return None
+        try:
+            return self.compile(answer_grammar(json_rule(dict(schema))), "schema")
+        except UsageError:
+            return None
 
     def _words(self) -> Any:
         if self._vocabulary is None:

@@ -10,11 +10,11 @@ pytest.importorskip("llguidance")
 
 import scripted
 
+from qwq.engine.grammar import Grammars, answer_grammar, calls_grammar, json_rule
 from qwq.engine.request import GenerationRequest
 from qwq.engine.sampler import SamplingParams
 from qwq.engine.sequence import TokenSequence
 from qwq.errors import UsageError
-from qwq.serve.grammar import Grammars, answer_grammar, calls_grammar, json_rule
 from qwq.types import StopReason
 
 POINT = {

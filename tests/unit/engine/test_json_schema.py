@@ -19,10 +19,10 @@ pytest.importorskip("llguidance")
 
 import scripted
 
+from qwq.engine import notes
+from qwq.engine.grammar import Grammars, answer_grammar, grammar_rule, json_rule, regex_rule
+from qwq.engine.json_schema import FORMATS, fitted
 from qwq.errors import UsageError
-from qwq.serve import notes
-from qwq.serve.grammar import Grammars, answer_grammar, grammar_rule, json_rule, regex_rule
-from qwq.serve.json_schema import FORMATS, fitted
 
 
 @pytest.fixture(scope="module")
