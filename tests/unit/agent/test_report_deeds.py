@@ -47,6 +47,8 @@ PYTEST = shell("call-1", "pytest -q", "2 passed in 0.1s", 0)
 FAILED = shell("call-1", "pytest -q", "1 failed, 1 passed in 0.1s", 1)
 EDIT = call("call-2", "edit", "edited", arguments={"path": "a.py"})
 PLOT = {"plot.png": {"bytes": 1234, "sha256": HASH}}
+GONE = events(added=PLOT)
+GONE[-1]["files"]["removed"] = {"data.csv": {"bytes": 10, "sha256": HASH}}
 
 
 @pytest.mark.parametrize(
@@ -73,7 +75,38 @@ PLOT = {"plot.png": {"bytes": 1234, "sha256": HASH}}
         ("Of the students 42 passed the test.", events(), []),
         ("1 of 2 tests passed.", events(FAILED), [True]),
         ("2 of 2 tests passed.", events(FAILED), [False]),
+        # Files that are gone, or have another name.
+        ("I deleted data.csv.", events(), [False]),
+        ("I deleted the old file `data.csv`.", GONE, [True]),
+        ("data.csv was removed.", GONE, [True]),
+        ("I removed tmp.csv.", events(), [False]),
+        ("I removed tmp.csv.", events(shell("call-1", "rm tmp.csv", "", 0)), [True]),
+        ("I renamed data.csv to plot.png.", events(), [False, False]),
+        ("I renamed `data.csv` to `plot.png`.", GONE, [True, True]),
+        ("I removed 3 rows of data.csv, and moved the mean.", events(), []),
+        # What was run.
+        ("I ran `pytest -q` first.", events(PYTEST), [True]),
+        ("I executed `make build`.", events(PYTEST), [False]),
+        ("I ran the script clean.py.", events(shell("call-1", "python3 ./clean.py", "", 0)), [True]),
+        ("I ran the script clean.py.", events(), [False]),
+        ("我运行了 `make build`。", events(), [False]),
+        ("The shop ran 12 offers and executed trades of 3.", events(), []),
+        ("I installed pandas.", events(), [False]),
+        ("I installed pandas.", events(shell("call-1", "pip install pandas", "", 0)), [True]),
+        ("The changes were committed.", events(shell("call-1", "git commit -qm x", "", 1)), [False]),
+        # Places outside of the workspace, and addresses.
+        ("Output was written to /tmp/out.csv.", events(), [False]),
+        ("It was saved to /work/plot.png.", events(added=PLOT), [True]),
+        ("It was added at https://example.org/out.csv.", events(), []),
+        # Other languages.
+        ("Ich habe plot.png gespeichert.", events(added=PLOT), [True]),
+        ("Die Tabelle wurde in out.csv gespeichert.", events(), [False]),
+        ("out.csv wurde nicht erstellt, out.csv kann erstellt werden.", events(), []),
+        ("J'ai enregistré out.csv, créé à partir de data.csv.", events(), [False]),
+        ("Le fichier out.csv n'a pas été créé.", events(), []),
+        ("He guardado out.csv.", events(), [False]),
         # No claims.
+        ("If the tests pass, deploy. Once I have sent it, you know.", events(), []),
         ("You can save it to plot.png.", events(), []),
         ("The tests do not pass yet.", events(), []),
         ("The file data.csv has ten rows.", events(), []),

@@ -16,6 +16,10 @@ from qwq.agent.report.reader import read_numbers
         ("It cost 1.234.567,89 EUR, 58,3 % more than the 12,5 Mio. of before.", [1234567.89, 58.3, 12.5e6]),
         ("Der Umsatz liegt bei 1.245 und die Kosten sind von 58,25 auf 60,5 gestiegen.", [1245, 58.25, 60.5]),
         ("1,11,94,550 people, \u20b94,613.35 crore and 62.3 lakh", [11194550, 46133500000, 6230000]),
+        ("1 234 567,89 EUR, le prix moyen est de 1 234,57.", [1234567.89, 1234.57]),
+        ("In 2024 300 units, 12 234 of them", [2024, 300, 12234]),
+        ("1.2346 × 10^6, $1.5 \\times 10^{-3}$, 3×10⁶ and 2.5 x 10⁻²", [1234600, 1.5e-3, 3e6, 0.025]),
+        ("3 x 10 fields, 2 * 10 rows", [3, 10, 2, 10]),
         ("The host 192.168.10.254 runs 1.20.3.", []),
         ("close to one and a half million", [1.5e6]),
         ("a Km of 0.438 mM and a rate of 5 M", [0.438, 5e6]),
@@ -24,6 +28,17 @@ from qwq.agent.report.reader import read_numbers
 )
 def test_forms_of_other_places(text: str, expected: list[float]) -> None:
     assert [n.value for n in read_numbers(text)] == pytest.approx(expected)
+
+
+def test_a_power_of_ten_is_rounded_as_it_is_shown() -> None:
+    given = [NumberSource("cell 1", "flux: 1234567.89")]
+    for text, source in {
+        "1.23 × 10^6": "cell 1",
+        "1.235 × 10⁶": "cell 1",
+        "1.32 × 10^6": None,
+        "1.23 × 10^5": None,
+    }.items():
+        assert check_numbers(f"The flux is {text}.", given)[0].source == source, text
 
 
 def test_so_many_in_a_hundred_is_a_share_and_may_be_a_count() -> None:

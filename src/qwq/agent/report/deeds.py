@@ -1,11 +1,12 @@
-"""Claims of deeds in a report, checked against what happened: files written, tests passed, things
-done outside.
+"""Claims of deeds in a report, checked against what happened: files written and deleted, commands
+run, tests passed, things done outside.
 
     check_deeds("I saved the plot to sales.png, and all tests pass.", events)
 
-A claim is a sentence that says a thing was done. Plans and advice (will, should, you can) are none.
-A passing test run is the last one: its status was 0, or its output says that all passed, and no
-file was written after it.
+A claim is a sentence that says a thing was done. Plans, conditions and advice (will, if, you can)
+are none. A passing test run is the last one: its status was 0, or its output says that all passed,
+and no file was written after it. Files are also read of in German, French and Spanish, all of it in
+English and Chinese.
 """
 
 from __future__ import annotations
@@ -20,15 +21,41 @@ from qwq.agent.report.skipped import fenced_spans
 from qwq.agent.report.steps import CallRecord, read_steps
 
 _FILE = re.compile(
-    r"(?<![\w/.-])((?:[\w.-]+/)*[\w-][\w.-]*\.(?:csv|tsv|json|jsonl|md|txt|html?|png|svg|jpe?g|gif|pdf|py|ipynb|js|ts|"
+    r"(?<![\w/.:-])(/?(?:[\w.-]+/)*[\w-][\w.-]*\.(?:csv|tsv|json|jsonl|md|txt|html?|png|svg|jpe?g|gif|pdf|py|ipynb|js|ts|"
     r"xlsx?|parquet|db|sqlite3?|toml|ya?ml|xml|sql|sh|log|zip|tex|docx?|c|cpp|h|rs|go|java))(?![\w/])",
     re.IGNORECASE,
 )
 _WROTE = re.compile(
     r"\b(?:wrote|written|saved|stored|created|generated|produced|exported|updated|modified|edited|fixed|patched|"
-    r"rewrote|rewritten|added|dumped|plotted)\b|已?(?:写入|写到|保存|存为|生成|创建|导出|更新|修改|修复)",
+    r"rewrote|rewritten|added|dumped|plotted|gespeichert|geschrieben|erstellt|erzeugt|exportiert|aktualisiert|"
+    r"abgelegt|guardad[oa]s?|escrit[oa]s?|cread[oa]s?|generad[oa]s?|exportad[oa]s?|actualizad[oa]s?)\b|"
+    r"\b(?:(?:enregistr|sauvegard|cré|génér|export)(?:é|ée|és|ées)|écrite?s?|mise?s? à jour)(?!\w)|"
+    r"已?(?:写入|写到|保存|存为|生成|创建|导出|更新|修改|修复)",
     re.IGNORECASE,
 )
+# The word stands right before the file: "removed 3 rows of data.csv" is another deed.
+_REMOVED = re.compile(
+    r"\b(?P<verb>deleted|removed|erased|renamed|moved)\s+(?:(?:the|old|original|temporary|empty|input|file)\s+)*[`*'\"]*$|"
+    r"(?P<chinese>删除|移除|重命名)了?\s*(?:文件)?\s*[`*'\"]*$",
+    re.IGNORECASE,
+)
+_WAS_REMOVED = re.compile(
+    r"[`*'\"]*\s*(?:was|were|has been|have been|is)\s+(?:now\s+)?(?:deleted|removed|erased|renamed)\b", re.I
+)
+_NEW_NAME = re.compile(r"[`*'\"]*\s+(?:to|as|into)\s+[`*'\"]*$", re.I)
+_RAN = re.compile(
+    r"(?:\b(?:ran|re-?ran|executed|re-?executed)\s+(?:(?:the|a|this|my|script|command|query|program|file|code)\s+)*|"
+    r"(?:运行|执行)了\s*(?:脚本|命令|查询)?\s*)(?:`(?P<code>[^`\n]+)`|(?P<file>[\w./-]+\.(?:py|sh|sql|js|ipynb)\b))",
+    re.IGNORECASE,
+)
+# Deeds that a command does.
+_COMMANDS = {"installed": re.compile(r"\binstall\b"), "committed": re.compile(r"\bcommit\b")}
+_COMMANDED = re.compile(
+    r"\b(?:I|we)(?:'ve| have)?(?: \w+ly| also| then| now)? (installed|committed)\b|"
+    r"\b(?:changes?|fix|files?|work) (?:was|were|has been|have been) (committed)\b",
+    re.IGNORECASE,
+)
+_IF = re.compile(r"\b(?:if|once|unless|whether|provided that|as soon as)\b[^,;:]*$", re.IGNORECASE)
 _PASSED = re.compile(
     r"\btests?\b[^.!?\n]{0,40}?\b(?:pass(?:es|ed|ing)?|succeed(?:s|ed)?|(?:are|is|were) (?:all )?green)\b|"
     r"\bpass(?:es|ed|ing)?\b[^.!?\n]{0,20}\btests?\b|\btest suite\b[^.!?\n]{0,20}\b(?:passes|passed|is green)\b|"
@@ -52,12 +79,13 @@ _OUTSIDE = re.compile(
 # What is between a word of writing and a file that was read: "plotted the revenue of sales.csv".
 _SOURCE_OF = re.compile(
     r"\b(?:from|of|using|based on|reading|read|loaded|loading|with|via|against|about)\b(?!.*\b(?:to|into|"
-    r"as)\b)|从|基于|根据|读取",
+    r"as)\b)|\b(?:aus|von|mit|anhand|des?|du|depuis|avec|desde|con)\b(?!.*\b(?:in|als|nach|dans|vers|en|sous|como|a)\b)|"
+    r"从|基于|根据|读取",
     re.I,
 )
 _WAS = re.compile(
     r"[`*'\")\]\s]*(?:(?:was|were|is|are|has been|have been)\s+(?:\w+\s+)?|,?\s*which (?:I|we)(?:'ve|"
-    r" have)?\s+|已?被?)",
+    r" have)?\s+|(?:wurden?|ist|sind|a été|ont été|est|sont|fue|fueron|ha sido|han sido)\s+|已?被?)",
     re.I,
 )
 _PEOPLE = re.compile(
@@ -67,7 +95,9 @@ _PEOPLE = re.compile(
 )
 _NO_CLAIM = re.compile(
     r"\b(?:will|would|should|could|can|may|might|must|to be|please|let'?s|going to|next step|if you|not|never|"
-    r"n't|cannot|unable|fail(?:s|ed)?|failing|before|until|whether|expected to|needs? to)\b|"
+    r"n't|cannot|unable|fail(?:s|ed)?|failing|before|until|whether|expected to|needs? to|"
+    r"nicht|kein\w*|werden|wird|sollten?|soll|können|kann|könnten?|wenn|falls|bitte|pas|aucune?|vais|peut|peuvent|"
+    r"pouvez|pourr\w+|nunca|voy a|puedes?|pueden|podría|debe|no (?:he|se|hay|pude|fue))\b|"
     r"将|应该|可以|如果|没有|未能|未|无法|请|失败|不",
     re.IGNORECASE,
 )
@@ -132,7 +162,28 @@ def _claims(sentence: str, world: _World) -> list[tuple[int, int, tuple[bool, st
         claims.append((*passed.span(), world.tests_passed(counts)))
     if done := _OUTSIDE.search(sentence):
         claims.append((*done.span(), world.acted_outside()))
-    return sorted(claims)
+    for m in _FILE.finditer(sentence):
+        if (gone := _REMOVED.search(sentence, 0, m.start())) or _WAS_REMOVED.match(sentence, m.end()):
+            claims.append((m.start(1), m.end(1), world.file_is_gone(m[1])))
+            claims += _new_name(sentence, m, gone, world)
+    for ran in _RAN.finditer(sentence):
+        what = ran["code"] or ran["file"]
+        claims.append((*ran.span("code" if ran["code"] else "file"), world.was_run(what)))
+    if acted := _COMMANDED.search(sentence):
+        claims.append((*acted.span(), world.was_commanded((acted[1] or acted[2]).lower())))
+    return sorted(claim for claim in claims if not _IF.search(sentence, 0, claim[0]))
+
+
+def _new_name(
+    sentence: str, file: re.Match[str], gone: re.Match[str] | None, world: _World
+) -> list[tuple[int, int, tuple[bool, str]]]:
+    """The claim of the file that another was renamed to."""
+    if gone is None or (gone["verb"] or "").lower() not in ("renamed", "moved"):
+        return []
+    new = _FILE.search(sentence, file.end())
+    if new is None or not _NEW_NAME.fullmatch(sentence, file.end(), new.start()):
+        return []
+    return [(new.start(1), new.end(1), world.file_was_written(new[1]))]
 
 
 def _is_object(sentence: str, file: re.Match[str]) -> bool:
@@ -157,7 +208,7 @@ class _World:
 
     def file_was_written(self, name: str) -> tuple[bool, str]:
         written = self._written()
-        known = [path for path in written if path == name or path.endswith(f"/{name}") or name.endswith(f"/{path}")]
+        known = [path for path in written if _is_same(path, name)]
         if known:
             file = written[known[0]]
             digest = f", sha256 {file.sha256[:12]}" if file.sha256 else ""
@@ -165,6 +216,36 @@ class _World:
         if any(path == name or path.endswith(f"/{name}") for path in self.given):
             return False, f"{name} was given and is unchanged"
         return False, f"no call wrote {name}"
+
+    def file_is_gone(self, name: str) -> tuple[bool, str]:
+        """Whether a file that was given, or that a call had made, is no longer there."""
+        if any(_is_same(path, name) for path in self._there()):
+            return False, f"{name} is still there"
+        known = any(_is_same(path, name) for path in (*self.given, *(p for s in self.steps for p in s.files)))
+        if known or any(step.was_executed and name.rpartition("/")[2] in _program(step) for step in self.steps):
+            return True, f"{name} is no longer there"
+        return False, f"no call touched {name}"
+
+    def _there(self) -> set[str]:
+        """The files at the end, or after the last call."""
+        if self.end is not None:
+            files = self.end.get("files") or {}
+            return ({*self.given} - {*(files.get("removed") or {})}) | {*(files.get("added") or {})}
+        return {*next((step.files for step in reversed(self.steps) if step.files), self.given)}
+
+    def was_run(self, what: str) -> tuple[bool, str]:
+        """Whether one call's program has all words of `what`: a command is seldom told as it was
+        typed.
+        """
+        words = re.findall(r"\w+", what)
+        for step in self.steps:
+            if step.was_executed and all(word in _program(step) for word in words):
+                return True, step.label
+        return False, f"no call ran {what}"
+
+    def was_commanded(self, deed: str) -> tuple[bool, str]:
+        done = [s for s in self.steps if s.kind == "ok" and _COMMANDS[deed].search(_program(s))]
+        return (True, done[-1].label) if done else (False, f"no call {deed} anything")
 
     def _written(self) -> dict[str, _WrittenFile]:
         """Files that the run added or changed, and what calls left as artefacts."""
@@ -203,9 +284,24 @@ class _World:
         return False, "no call acted outside" if not outside else f"{outside[-1].label} did not succeed"
 
 
+def _is_same(path: str, name: str) -> bool:
+    """Whether a text that names a file so means the file of this path; it may add or leave out
+    folders.
+    """
+    return path == name or path.endswith(f"/{name}") or name.endswith(f"/{path}")
+
+
 def _runs_tests(step: CallRecord) -> bool:
-    said = " ".join((step.tool, step.code, *(str(v) for v in _command(step))))
-    return step.was_executed and step.tool not in (*_WRITES, "read", "grep", "list") and bool(_RUNS_TESTS.search(said))
+    return (
+        step.was_executed
+        and step.tool not in (*_WRITES, "read", "grep", "list")
+        and bool(_RUNS_TESTS.search(_program(step)))
+    )
+
+
+def _program(step: CallRecord) -> str:
+    """What a call ran: its tool's name and its program."""
+    return " ".join((step.tool, step.code, *(str(v) for v in _command(step))))
 
 
 def _command(step: CallRecord) -> Sequence[Any]:

@@ -8,9 +8,10 @@ import re
 
 # -- digits ----------------------------------------------------------------------------------------
 
-# Written in Europe beyond doubt: 1.234,5 and 1.234.567 and 58,3 %.
+# Written in Europe beyond doubt: 1.234,5 and 1.234.567 and 1 234,57 and 58,3 %.
 _CERTAIN = (
     r"\d{1,3}(?:\.\d{3})+,\d{1,2}(?![\d,])|\d{1,3}(?:\.\d{3}){2,}(?![\d.,]\d)|"
+    r"(?<!\d\ )\d{1,3}(?:\ \d{3})+,\d{1,2}(?![\d,])|"
     r"\d+,\d{1,2}(?=[\s\u00a0]?(?:[%\uff05\u20ac]|EUR\b|Mio|Mrd|Tsd|Prozent))"
 )
 # In a text of which a language writes so: also 1.234 and 1 234 and 58,3.

@@ -54,7 +54,8 @@ _PATTERN = rf"""(?<![A-Za-z0-9_.\\/])                                # not insid
     (?P<digits>(?P<local>LOCAL)|INDIAN
         |\d{{1,3}}(?:[,_]\d{{3}})+(?:\.\d+)?(?![\d_])|\d{{1,3}}(?:[\u202f\u00a0\u2009'’]\d{{3}})+(?:\.\d+)?
         |SPACED\d+(?:\.\d+)?|\.\d+)
-    (?P<exponent>[eE][+-]?\d+)?(?P<close>\))?"""
+    (?P<exponent>[eE][+-]?\d+|\ ?(?:[×x·*]|\\times)\ ?10(?:\^\{{?[-+\u2212]?\d{{1,3}}\}}?|[⁺⁻]?[⁰¹²³⁴-⁹]{{1,3}}))?
+    (?P<close>\))?"""
 _SPELLED = re.compile(
     rf"(?<![\w-])(?P<first>{'|'.join(sorted(WORDS, key=len, reverse=True))})"
     rf"(?:[- ](?P<second>{'|'.join(_ONES[1:10])}))?"
@@ -102,6 +103,7 @@ _ABOUT = ("about", "around", "approximately", "approx", "approx.", "roughly", "c
 _hedges = "|".join(re.escape(word) for word in sorted((*_BELOW, *_ABOVE, *_ABOUT), key=len, reverse=True))
 _HEDGE = re.compile(rf"(?<![A-Za-z])({_hedges})\s?(?:the\s+|a\s+)?[*_]{{0,2}}[{_CURRENCY}]?$", re.IGNORECASE)
 _AND_A_HALF = re.compile(r" and a half(?= (?:hundred|thousand|million|billion|%|percent))", re.I)
+_SUPERSCRIPT = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻\u2212", "0123456789+--")
 _NO_NUMBER = re.compile(r"[-\w]*(?:fold|th|some)\b", re.I)
 SMALL = 10
 
@@ -147,7 +149,7 @@ class WrittenNumber:
     @property
     def num_digits(self) -> int:
         """How many digits say something: 3 of 17.5 and of 17,500."""
-        digits = re.sub(r"\D", "", self.text.split("e")[0]).lstrip("0")
+        digits = re.sub(r"\D", "", re.split(r"[e×x·*\\]", self.text)[0]).lstrip("0")
         return len(digits.rstrip("0") if self.is_whole else digits) or 1
 
 
@@ -229,9 +231,9 @@ def _number(text: str, match: re.Match[str]) -> WrittenNumber:
     if text[max(0, start - 3) : start] == "百分之":
         share, start = 1e2, start - 3
     minus = loss or sign in _MINUS
-    value = float(digits + (match["exponent"] or "")) * scale * (-1 if minus else 1)
-    exponent = int((match["exponent"] or "e0")[1:]) - len(digits.partition(".")[2])
-    step = scale * float(f"1e{exponent}")
+    power = _power(match["exponent"])
+    value = float(f"{digits}e{power}") * scale * (-1 if minus else 1)
+    step = scale * float(f"1e{power - len(digits.partition('.')[2])}")
     odds = 0.0 if share or minus else _odds(text, end, value)
     unit = _unit(text, end)
     has_unit = any((match["currency"], share, odds, scale != 1, _is_known(unit.rstrip("/"))))
@@ -246,6 +248,14 @@ def _number(text: str, match: re.Match[str]) -> WrittenNumber:
         may_be_year=(year := _may_be_year(match["digits"]) and _is_bare(sign, unit, has_unit)),
         is_year=year and bool(_YEAR_BEFORE.search(before)), is_odds=bool(odds),
     )  # fmt: skip
+
+
+def _power(exponent: str | None) -> int:
+    """6 of e6, of × 10^6 and of × 10⁶."""
+    if exponent is None:
+        return 0
+    plain = exponent.translate(_SUPERSCRIPT)
+    return int(plain[1:] if plain[0] in "eE" else plain.partition("10")[2].strip("^{}"))
 
 
 def _is_name(text: str, end: int, ordinal: bool, share: float) -> bool:
