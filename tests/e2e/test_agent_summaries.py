@@ -69,7 +69,8 @@ def test_the_model_sums_up_what_leaves_its_context(tmp_path: Path, capsys: pytes
     for n in places:
         _, task, said, told, first, *_ = asked[n + 1]["messages"]
         assert (
-            "Gone: your first" in task["content"] and "Your summary of turns that are gone follows" in task["content"]
+            "Gone: your first" in task["content"]
+            and "Your summary of the turns that are gone follows" in task["content"]
         )
         assert said["role"] == "assistant" and json.loads(said["content"]) == FACTS and "<" not in said["content"]
         assert told["role"] == "user" and "no result" in told["content"] and first["role"] == "assistant"

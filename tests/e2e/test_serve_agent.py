@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -192,3 +193,33 @@ def test_a_server_without_an_agent_says_so() -> None:
         assert httpx2.post(f"{url}/api/agent", json={"task": "x"}).status_code == 405
     with pytest.raises(ConfigError, match="need --agent"):
         ServeOptions(agent_mcp=Path("x.json"))
+
+
+def test_a_run_sums_up_what_leaves_its_context(tmp_path: Path) -> None:
+    """The server's engine holds the model to the form; the page gets the summary and no tokens."""
+    facts = {"facts": [{"call": "call-1", "fact": "place 1 holds 7"}], "open": []}
+
+    def long_reply(prompt: str) -> str:
+        if "Do not go on with the task now" in prompt:
+            return f"</think>\n\n{json.dumps(facts)} and more"
+        number = int(re.findall(r"n = (\d+)", prompt)[-1]) + 1 if "n = " in prompt else 1
+        words = " ".join(f"what is {a} and {a * a % 29}? so it is {a * number}" for a in range(40))
+        code = f"# {words}\nn = {number}\nn * 7"
+        return f"so\n</think>\n\n{call('python', code=code) if number < 12 else 'Done.'}"
+
+    chat = scripted.chat_format()
+    model = scripted.opened(chat, LongScript(chat, long_reply), max_len=6000)
+    options = {"page": True, "agent": True, "agent_runs": tmp_path / "runs"}
+    with scripted.served(model, conversations=Path(":memory:"), **options) as url:
+        with httpx2.Client(base_url=url, timeout=60) as client:
+            ident = start(client, "Look at all places.", tools=["python"])
+            events, live, _ = follow(client, ident)
+    made = [e for e in events if e["event"] == "summary"]
+    assert made and all(e["facts"] == facts["facts"] and "ids" not in e and "text" not in e for e in made)
+    assert events[0]["compaction"] == "summary" and events[-1]["answer"] == "Done."
+    assert not any("place 1 holds 7" in text for _, text in live)
+    assert [e["event"] for e in events].count("model_turn") + len(made) == events[-1]["model_calls"]
+
+
+class LongScript(scripted.Script):
+    slot_capacity, max_positions = 60_000, 16_000

@@ -5,13 +5,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from agent_tools import OutsideTools
 from page_server import PageServer
+from scripted_policy import ScriptedPolicy
+
+from qwq.agent.run import run_agent
+from qwq.envs.toolbox import Toolbox
+from qwq.rollout.policy import TurnRequest
 
 ROOT = Path(__file__).resolve().parents[2]
 sync_api = pytest.importorskip("playwright.sync_api", reason="no Playwright: make test-page")
@@ -25,7 +32,9 @@ SALES = "month,amount\n" + "\n".join(["Jan,4000", "Jan,100", "Feb,3900", "Mar,50
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = PageServer("scripted_agent.py", tmp_path_factory.mktemp("agent"))
+    folder = tmp_path_factory.mktemp("agent")
+    long_run(folder / "runs" / "20260101-000000-0a0b0c0d")
+    server = PageServer("scripted_agent.py", folder)
     yield server.url
     server.stop()
 
@@ -43,6 +52,23 @@ def page(browser: Any, url: str) -> Iterator[Any]:
     yield page
     context.close()
     assert faults == []
+
+
+def long_run(out: Path) -> None:
+    """A run that has ended, whose context was full; the first summary could not be used."""
+    tries = iter(["I will look on."])
+
+    def say(request: TurnRequest) -> str:
+        if request.schema is not None:
+            facts = {"facts": [{"call": "call-1", "fact": "<b>place 1</b> holds 7"}], "open": ["look at the last"]}
+            return next(tries, json.dumps(facts))
+        if len(request.key.episode.turns) == 12:
+            return "It is done."
+        arguments = {"text": str(len(request.key.episode.turns))}
+        return "I look. " * 350 + f"<tool_call>\n{json.dumps({'name': 'look', 'arguments': arguments})}\n</tool_call>"
+
+    box = Toolbox([OutsideTools(out.parent.parent / "sent.txt")])
+    run_agent(ScriptedPolicy(say, context=8192), "Look at many places.", toolbox=box, out=out)
 
 
 def give(page: Any, task: str, *, tools: tuple[str, ...] = (), files: dict[str, str] | None = None) -> None:
@@ -141,6 +167,20 @@ def test_what_fails_is_shown_in_its_place(page: Any) -> None:
     page.get_by_role("button", name="New chat").click()
     expect(page.get_by_label("Ask anything")).to_be_visible()
     expect(page.locator(".sidebar")).to_contain_text("Let it fail.")
+
+
+def test_a_summary_of_what_left_the_context(page: Any) -> None:
+    page.locator(".sidebar").get_by_text("Look at many places.").click()
+    ended(page)
+    expect(page.get_by_text("The summary could not be used:")).to_have_count(1)
+    folds = page.get_by_role("button", name="Summary of the first turns")
+    expect(folds.first).to_have_attribute("aria-expanded", "false")
+    folds.first.click()
+    expect(page.locator(".thoughts li")).to_have_text(
+        ["call-1: <b>place 1</b> holds 7", "Still open: look at the last"]
+    )
+    shot(page, "agent-summary")
+    assert int(page.locator(".agent-bar b").first.inner_text().split("/")[0]) > 13  # summaries are model calls
 
 
 def test_nothing_that_axe_objects_to(page: Any) -> None:

@@ -145,8 +145,6 @@ def _told(
     parts = ["To make room, parts of this conversation were left out."]
     if dropped:
         parts.append(f"Gone: your first {num_dropped} turns with {id_range(dropped)}.")
-    if summed_up:
-        parts.append("Your summary of turns that are gone follows.")
     if shortened:
         parts.append(f"Results cut to one line: {id_range(shortened)}.")
     if thoughts:
@@ -154,6 +152,8 @@ def _told(
     where = place("call-N") if dropped or shortened else ""
     if where:
         parts.append(f"Whole results are in the workspace ({where}): read them again before you use their numbers.")
+    if summed_up:
+        parts.append("Your summary of the turns that are gone follows.")
     return " ".join(parts)
 
 
