@@ -35,6 +35,7 @@ def need(row: Mapping[str, Any], key: str, where: str, kind: type | tuple[type, 
     blank = isinstance(value, str) and not value.strip()
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds) or blank:
         names = " or ".join(dict.fromkeys(_KINDS.get(k.__name__, k.__name__) for k in kinds))
+        names += ", not blank" if blank else ""
         raise DataError(
             f"{where}: field {key!r} must be {names}, found {str(value)[:40]!r} (the row has "
             f"{', '.join(map(str, row)) or 'no fields'})"

@@ -224,6 +224,18 @@ def test_nothing_of_a_model_or_a_tool_becomes_markup(tmp_path: Path) -> None:
     assert '<b class="value" id="call-1-v1">32.20</b>' in page
 
 
+def test_a_link_leads_to_the_file_whatever_its_name(tmp_path: Path) -> None:
+    artefact = {"name": "50% #1?.csv", "bytes": 5, "sha256": HASH, "media_type": "text/csv", "title": ""}
+    _, page = written(tmp_path, "Done.", call("call-1", "python", "", cell=1, artefacts=[artefact]))
+    assert '<a href="artefacts/50%25%20%231%3F.csv">artefacts/50% #1?.csv</a>' in page
+
+
+def test_a_run_of_which_nothing_was_written_has_no_report(tmp_path: Path) -> None:
+    EventLog(tmp_path).close()
+    with pytest.raises(DataError, match="before its first event: there is nothing to report"):
+        write_report(tmp_path)
+
+
 def test_an_answer_without_numbers_stays_as_it_is(tmp_path: Path) -> None:
     assert written(tmp_path, "It is done.")[0] == "It is done.\n"
 

@@ -4,6 +4,7 @@ without, several tries.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -74,6 +75,20 @@ def test_dabench_with_tools_puts_the_table_into_the_workspace(tmp_path: Path) ->
     assert [t["function"]["name"] for t in problem.tools] == ["python"]
     assert problem.files == {"sales.csv": str(tmp_path / "dabench/tables/sales.csv")}
     assert sets.SALES.strip() not in problem.messages[0].content and "sales.csv" in problem.messages[0].content
+
+
+def test_dabench_without_constraints(tmp_path: Path) -> None:
+    path = sets.dabench(tmp_path) / "questions.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for field, problem in (("constraints", ""), ("format", "field 'format' must be text, not blank, found ''")):
+        path.write_text("".join(json.dumps(row | {field: ""}) + "\n" for row in rows), encoding="utf-8")
+        make = lambda root: root / "dabench"  # as it is
+        if problem:
+            with pytest.raises(DataError, match=problem):
+                load(make, "dabench", tmp_path)
+        else:
+            text = load(make, "dabench", tmp_path)[1][0].messages[0].content
+            assert "\n\nEnd your answer" in text and "\n\n\n" not in text
 
 
 def test_dabench_by_level(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -151,7 +152,7 @@ def _call(step: CallRecord, targets: _Targets) -> str:
 
 def _files(steps: Sequence[CallRecord], events: Sequence[Event]) -> str:
     rows = "".join(
-        f'<tr><td><a href="{text(name)}">{text(name)}</a></td><td>{size:,}</td>'
+        f'<tr><td><a href="{quote(name)}">{text(name)}</a></td><td>{size:,}</td>'
         f'<td class="hash">{text(digest)}</td></tr>'
         for name, size, digest in listed_files(steps, events)
     )

@@ -5,10 +5,11 @@ and list items above it.
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import itemgetter
 
 from qwq.agent.report.reader import WrittenNumber
 
@@ -87,6 +88,7 @@ class Places:
         self.text = text
         self._blocks = list(_blocks(text))
         self._starts = [block.start for block in self._blocks]
+        self._ends: dict[int, list[tuple[int, int]]] = {}  # of sentences, by the start of their block
 
     def of(self, number: WrittenNumber) -> NumberPlace:
         block = self._blocks[bisect_right(self._starts, number.start) - 1]
@@ -103,16 +105,19 @@ class Places:
         )  # fmt: skip
 
     def _sentence(self, block: _Block, at: int) -> tuple[int, int]:
-        start, end = block.start, block.end
+        ends = self._ends.get(block.start)
+        if ends is None:
+            ends = self._ends[block.start] = list(self._sentence_ends(block))
+        before = bisect_right(ends, at, key=itemgetter(1)) - 1
+        behind = bisect_left(ends, at, key=itemgetter(0))
+        return (
+            ends[before][1] if before >= 0 else block.start, ends[behind][1] if behind < len(ends) else block.end
+        )  # fmt: skip
+
+    def _sentence_ends(self, block: _Block) -> Iterator[tuple[int, int]]:
         for match in _END.finditer(self.text, block.start, block.end):
-            if _SHORT.search(self.text, max(0, match.end() - 8), match.end()):
-                continue
-            if match.end() <= at:
-                start = match.end()
-            elif match.start() >= at:
-                end = match.end()
-                break
-        return start, end
+            if not _SHORT.search(self.text, max(0, match.end() - 8), match.end()):
+                yield match.span()
 
     def _cell(self, block: _Block, number: WrittenNumber) -> NumberPlace:
         cells = list(_cells(self.text, block.start, block.end))

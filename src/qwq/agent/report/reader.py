@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 
 from qwq.agent.report.number_forms import CLOCK, DURATION, INDIAN, is_unit, local_digits, plain_digits
-from qwq.agent.report.skipped import skipped_spans
+from qwq.agent.report.skipped import joined, skipped_spans
 
 _ONES = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
          "seventeen eighteen nineteen").split()  # fmt: skip
@@ -165,7 +167,7 @@ def read_numbers(text: str, *, skip: bool = True) -> list[WrittenNumber]:
     """The numbers of a text in order. `skip` False reads all of it, as for a program's output."""
     spans = skipped_spans(text) if skip else []
     durations = list(_durations(text, skip))
-    spans = sorted([*spans, *((n.start, n.end) for n in durations)])
+    spans = joined([*spans, *((n.start, n.end) for n in durations)])
     pattern = _pattern(local_digits(text)) if skip else _printed()
     numbers = [*durations, *_digits(text, spans, pattern), *(_spelled(text, spans) if skip else ())]
     return sorted(numbers, key=lambda number: number.start)
@@ -184,7 +186,9 @@ def _printed() -> re.Pattern[str]:
 
 
 def _outside(spans: list[tuple[int, int]], start: int) -> bool:
-    return not any(a <= start < b for a, b in spans)
+    """Whether a place is in none of the spans, which are in order and apart."""
+    before = bisect_right(spans, start, key=itemgetter(0)) - 1
+    return before < 0 or start >= spans[before][1]
 
 
 def _durations(text: str, skip: bool) -> Iterator[WrittenNumber]:

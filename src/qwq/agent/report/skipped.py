@@ -5,6 +5,7 @@ levels of significance, and what is numbered (a week, a room, a release).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 _MONTH = (
     r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sept?(?:ember)?|Oct(?:ober)?|"
@@ -73,9 +74,13 @@ def fenced_spans(text: str) -> list[tuple[int, int]]:
 
 def skipped_spans(text: str) -> list[tuple[int, int]]:
     """Where dates, code, list numbers, headings' numbers, versions and references are, in order."""
-    spans = sorted(match.span() for pattern in _SKIPPED for match in pattern.finditer(text))
+    return joined(match.span() for pattern in _SKIPPED for match in pattern.finditer(text))
+
+
+def joined(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Spans in order, those that touch as one."""
     merged: list[tuple[int, int]] = []
-    for start, end in spans:
+    for start, end in sorted(spans):
         if merged and start <= merged[-1][1]:
             merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
         else:

@@ -66,10 +66,12 @@ class DaBench(AgentTask):
         data.note(table)
         question = text_of(row, "question", where)
         # The table comes first: the prompts of its questions share it, and so its KV cache.
-        prompt = (
-            f"{self._about(table)}\n\nQuestion: {question}\n\n{text_of(row, 'constraints', where)}\n\nEnd your answer "
-            f"with the result in exactly this form: {text_of(row, 'format', where)}"
-        )
+        blank = row.get("constraints") == ""  # a question may have none
+        parts = [
+            self._about(table), f"Question: {question}", "" if blank else text_of(row, "constraints", where),
+            f"End your answer with the result in exactly this form: {text_of(row, 'format', where)}",
+        ]  # fmt: skip
+        prompt = "\n\n".join(filter(None, parts))
         truth = {"gold": "\n".join(f"@{k}[{v}]" for k, v in self._labels[ident].items()), "level": level}
         truth |= {"values": self._labels[ident]}
         return self.problem(ident, prompt, question, truth, scope=name, files={name: table})
