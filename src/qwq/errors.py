@@ -3,6 +3,7 @@
     QwqError
     ├── UsageError(ValueError)     the request cannot be met as asked
     │   ├── ConfigError            recipe or option: unknown key, bad value
+    │   │   └── ServerRefuses      a model's server: key, address, model
     │   ├── DataError              data file: missing, empty, malformed (file and line)
     │   ├── ModelError             model folder: missing, truncated, does not fit
     │   └── CapacityError          more memory than there is
@@ -35,6 +36,12 @@ class UsageError(QwqError, ValueError):
 
 class ConfigError(UsageError):
     """A recipe or an option is not usable."""
+
+
+class ServerRefuses(ConfigError):
+    """A model's server takes no request as it is: its key, address, model or an option is at
+    fault.
+    """
 
 
 class DataError(UsageError):

@@ -250,6 +250,19 @@ def test_a_server_that_goes_away_in_the_middle(
     assert json.loads((out / "answer.json").read_text(encoding="utf-8"))["failure"] == ""
 
 
+def test_a_key_that_ends_in_the_middle_breaks_the_run_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was never right is wrong usage; a run that had begun says how it continues."""
+    with FakeEndpoint(lambda body: (401, "no key")) as server, pytest.raises(UsageError, match="wants a key"):
+        agent(server, tmp_path)
+    with FakeEndpoint(script(STORY[0], (401, "the key has ended"))) as server:
+        assert run(["agent", "resume", str(tmp_path / "run"), "--endpoint", server.url]) == 70
+    answer = json.loads((tmp_path / "run" / "answer.json").read_text(encoding="utf-8"))
+    assert (answer["stop_reason"], answer["tool_calls"]) == ("abort", 1) and "wants a key: set" in answer["failure"]
+    assert capsys.readouterr().err.splitlines()[-1].endswith("continues it")
+    with FakeEndpoint(script(*STORY)) as server:
+        assert run(["agent", "resume", str(tmp_path / "run"), "--endpoint", server.url]) == 0
+
+
 def test_a_replay_whose_server_goes_away(told: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of a replay is stored, so no command resumes it."""
     log = (told / "events.jsonl").read_bytes()

@@ -34,7 +34,7 @@ from qwq.engine.options import MODEL_DEFAULTS, ModelOptions
 from qwq.engine.sampler import SamplingParams
 from qwq.envs.toolbox import Toolbox, make_toolsets, workspace_for
 from qwq.envs.workspace import check_size, missing_readers, read_files, read_folder
-from qwq.errors import ConfigError, InfraError, UsageError
+from qwq.errors import ConfigError, InfraError, ServerRefuses, UsageError
 from qwq.rollout.policies.endpoint import EndpointPolicy
 from qwq.rollout.policies.local import open_policy
 from qwq.rollout.policy import Policy
@@ -145,8 +145,11 @@ def _play(
             policy, task, toolbox=toolbox, out=out, limits=limits, approvals=approvals, settings=settings,
             check=correction, watcher=Watcher(show_event), log=log,
         )  # fmt: skip
-    except InfraError as error:
-        if not (out / EVENTS).is_file() or not (events := read_run(out)):
+    except (InfraError, ServerRefuses) as error:
+        events = read_run(out) if (out / EVENTS).is_file() else []
+        # A key or an address that was never right is wrong usage; later a run breaks off there.
+        begun = isinstance(error, InfraError) or any(event["event"] == EventKind.MODEL_TURN for event in events)
+        if not events or not begun:
             raise
         outcome = _broken_off(events, str(error))
         write_answer(AgentFolder(out), outcome)

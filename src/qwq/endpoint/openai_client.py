@@ -24,7 +24,7 @@ import httpx2
 
 from qwq.endpoint.refusals import RequestLimits, limits_of, message_of
 from qwq.endpoint.reply import FULL, RequestFailed, read_completion, thinking_field
-from qwq.errors import ConfigError, InfraError
+from qwq.errors import ConfigError, InfraError, ServerRefuses
 from qwq.text.response import parse
 from qwq.types import Turn, tool_schemas
 
@@ -133,7 +133,7 @@ class EndpointClient:
     def complete(self, request: EndpointRequest) -> Turn:
         """The model's answer.
 
-        RequestFailed: this request has none. InfraError: no server. ConfigError: an option or the
+        RequestFailed: this request has none. InfraError: no server. ServerRefuses: an option or the
         key is at fault.
         """
         longest = min(request.max_new_tokens, self._max_output)
@@ -210,7 +210,7 @@ class EndpointClient:
                 continue
             if 300 <= status < 400:
                 place = answer.headers.get("Location", "nowhere")
-                raise ConfigError(
+                raise ServerRefuses(
                     f"{self.url} sends on to {place[:200]} (status {status}): give the server's own address"
                 )
             if status >= 400:
@@ -253,18 +253,18 @@ class EndpointClient:
         if status in (401, 403):
             raise self._locked(status)
         if status == 404:
-            raise ConfigError(
+            raise ServerRefuses(
                 f"{self.url} has no model {body['model']!r}, or is no such address ({said}): "
                 "check the URL and the model's name"
             )
         word = next((w for w in REPAIRS if w in said and (w in body or " " in w)), None)
         if word is not None:
-            raise ConfigError(f"{self.base} refuses the request: {said}; {REPAIRS[word]}")
+            raise ServerRefuses(f"{self.base} refuses the request: {said}; {REPAIRS[word]}")
         raise RequestFailed(f"{self.base} refuses the request ({said})")
 
-    def _locked(self, status: int) -> ConfigError:
+    def _locked(self, status: int) -> ServerRefuses:
         wants = "wants a key" if status == 401 else "does not let this key in (status 403)"
-        return ConfigError(f"{self.base} {wants}: set {' or '.join(KEY_VARIABLES)}")
+        return ServerRefuses(f"{self.base} {wants}: set {' or '.join(KEY_VARIABLES)}")
 
     def _say(self, kind: str, text: str) -> None:
         if kind not in self._told:
