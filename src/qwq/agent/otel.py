@@ -69,6 +69,8 @@ def _chat(trace: str, root: str, turn: Event, model: Mapping[str, Any], content:
         "gen_ai.operation.name": "chat", **model, "gen_ai.usage.output_tokens": turn["tokens"],
         "gen_ai.response.finish_reasons": [FINISH_REASONS.get(turn["stop_reason"], turn["stop_reason"])],
     }  # fmt: skip
+    if turn["event"] == EventKind.SUMMARY:
+        params["qwq.summary_of_turns"] = turn["turns"]
     if content:
         params["gen_ai.output.messages"] = _message("assistant", turn["text"])
     name = f"chat {model['gen_ai.request.model']}"

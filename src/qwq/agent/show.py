@@ -11,7 +11,7 @@ from qwq.agent.events import Event, EventKind, read_events
 from qwq.envs.base import in_background
 from qwq.envs.mcp import McpToolset
 from qwq.envs.toolbox import Toolset, make_toolsets, toolset_names
-from qwq.report.wording import visible
+from qwq.report.wording import counted, visible
 
 WIDTH = 400  # characters of one text
 
@@ -57,8 +57,9 @@ def _body(event: Event) -> list[str]:
 def summary_line(event: Event) -> str:
     """What came of a `summary`, in a few words."""
     if "fault" in event:
-        return f"of {event['turns']} turns could not be used: {one_line(event['fault'])}"
-    return f"of {event['turns']} turns: {len(event['facts'])} facts, {len(event['open'])} open steps"
+        return f"of {counted(event['turns'], 'turn')} could not be used: {one_line(event['fault'])}"
+    facts, steps = counted(len(event["facts"]), "fact"), counted(len(event["open"]), "open step")
+    return f"of {counted(event['turns'], 'turn')}: {facts}, {steps}"
 
 
 def one_line(text: str) -> str:

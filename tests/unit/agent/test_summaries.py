@@ -16,7 +16,7 @@ from agent_tools import OutsideTools
 from scripted_policy import ScriptedPolicy
 from tiny import random_model
 
-from qwq.agent.events import EventKind, EventLog, read_events
+from qwq.agent.events import EVENTS, EventKind, EventLog, read_events
 from qwq.agent.otel import spans_of
 from qwq.agent.replay_model import replay_model
 from qwq.agent.report import write_report
@@ -97,6 +97,7 @@ def test_what_a_form_reads() -> None:
         ('{"facts": [], "open": ["a"]}', "names a call"),
         ('{"facts": [{"call": "call-3", "fact": "a"}, 7, {"call": ["call-1"], "fact": "a"}]}', "names a call"),
         ('{"facts": [{"call": "call-1", "fact": " "}]}', "names a call"),
+        ('{"facts": [{"call": "call-1", "fact": "..."}]}', "names a call"),
         ("[" * 100_000, "no JSON object"),
         ('{"facts": ' + "[" * 100_000, "no JSON object"),
     ],
@@ -304,6 +305,34 @@ def test_a_summary_is_a_span_of_the_model(tmp_path: Path) -> None:
         > sum(e["event"] == "model_turn" for e in events)
     )
     assert len({s["spanId"] for s in chats}) == len(chats)
+    named = [a["value"] for s in chats for a in s["attributes"] if a["key"] == "qwq.summary_of_turns"]
+    assert named == [{"intValue": str(e["turns"])} for e in events if e["event"] == "summary"]
+
+
+def test_a_cut_behind_any_event_ends_the_same(tmp_path: Path) -> None:
+    """Summaries, one of which fails, are asked for again in their place and nowhere else."""
+
+    def said(request: TurnRequest) -> str:
+        return (
+            "no" if len(request.key.episode.summaries) == 1 else fact(request, f"{len(request.messages[-1].content)}")
+        )
+
+    play(tmp_path / "run", said)
+    lines = (tmp_path / "run" / EVENTS).read_bytes().splitlines(keepends=True)
+    whole, kinds = read_events(tmp_path / "run"), [json.loads(line)["event"] for line in lines]
+    assert kinds.count("summary") >= 3 and any("fault" in e for e in whole)
+    for cut in range(kinds.index("summary") - 1, len(lines) - 1):
+        out = tmp_path / f"cut-{cut}"
+        out.mkdir()
+        (out / EVENTS).write_bytes(b"".join(lines[:cut]))
+        _, asked = play(out, said)
+        assert len(asked) == sum(kind in ("model_turn", "summary") for kind in kinds[cut:])
+        again = [e for e in read_events(out) if e["event"] != "resume"]
+        assert [bare(e) for e in again] == [bare(e) for e in whole]
+
+
+def bare(event: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in event.items() if k not in ("n", "t", "s", "prev", "seconds")}
 
 
 # -- a model that draws at random ------------------------------------------------------------------
