@@ -285,6 +285,7 @@ def test_events_of_an_mcp_call(client, mcp_url: str) -> None:
         ([mcp("http://localhost:1/mcp")], 403, "--hosted-mcp-host localhost"),
         ([mcp("http://127.0.0.1:1/mcp")], 424, "did not start"),
         ([mcp("http://127.0.0.1:1/mcp", server_label="a__b")], 400, "server_label"),
+        ([mcp("http://127.0.0.1:1/mcp", server_label="a b")], 400, "string should match pattern '^[A-Za-z0-9-]"),
         ([mcp("http://127.0.0.1:1/mcp")] * 2, 400, "two MCP servers are called 'demo'"),
         ([{"type": "mcp", "server_label": "x", "connector_id": "connector_gmail"}], 400, "server_url"),
         ([PYTHON | {"container": "cntr_0"}], 400, "no session 'cntr_0' is open"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -195,6 +195,14 @@ def _unknown_field(location: Sequence[str | int]) -> str | None:
     return ".".join([*known, str(location[-1])[:80] or '""'] if whole else known) or None
 
 
+def fault_words(error: Mapping[str, Any]) -> str:
+    """What pydantic says of a field, to be put behind its name; values and patterns stay as they
+    are.
+    """
+    said = str(error["msg"])
+    return said[:1].lower() + said[1:]
+
+
 def first_fault(errors: Any) -> tuple[str, str, str | None]:
     """(message, type, param) of the first thing that is wrong with a body."""
     # Where a field may be of several types, each has its complaint; one that is not about the type
@@ -218,5 +226,5 @@ def first_fault(errors: Any) -> tuple[str, str, str | None]:
             INVALID,
             param,
         )
-    words = first["msg"].removeprefix("Value error, ") if first["type"] == "value_error" else first["msg"].lower()
+    words = first["msg"].removeprefix("Value error, ") if first["type"] == "value_error" else fault_words(first)
     return f"{param or 'request'}: {words[:300]}", INVALID, param

@@ -34,7 +34,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from qwq.errors import QwqError, UsageError
-from qwq.serve.errors import INVALID, error_response
+from qwq.serve.errors import INVALID, error_response, fault_words
 from qwq.serve.guards import SameSite
 from qwq.serve.page.agent_routes import agent_routes
 from qwq.serve.page.agent_runs import AgentRuns
@@ -133,7 +133,7 @@ def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     field = ".".join(str(p) for p in first["loc"] if p != "body") or "request"
-    return error_response(400, f"{field}: {first['msg'].lower()}", INVALID)
+    return error_response(400, f"{field}: {fault_words(first)}", INVALID)
 
 
 # -- conversations ---------------------------------------------------------------------------------

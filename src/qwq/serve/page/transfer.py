@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qwq.errors import DataError
+from qwq.serve.errors import fault_words
 from qwq.serve.page.message_tree import Attachment, StoredConversation, StoredMessage, StoredToolCall, path_to, title_of
 from qwq.text.attach import fence_for
 
@@ -85,7 +86,7 @@ def from_json(text: str) -> list[Exported]:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(p) for p in first["loc"]) or "the file"
-        raise DataError(f"the file cannot be imported: {where}: {first['msg'].lower()}") from None
+        raise DataError(f"the file cannot be imported: {where}: {fault_words(first)}") from None
 
 
 def _checked(entry: _Entry) -> Exported:
