@@ -44,7 +44,7 @@ _WAS_REMOVED = re.compile(
 )
 _NEW_NAME = re.compile(r"[`*'\"]*\s+(?:to|as|into)\s+[`*'\"]*$", re.I)
 _RAN = re.compile(
-    r"(?:\b(?:ran|re-?ran|executed|re-?executed)\s+(?:(?:the|a|this|my|script|command|query|program|file|code)\s+)*|"
+    r"(?:(?:^\W*|\b(?:I|we)\b[^.;]{0,80}?)\b(?:ran|re-?ran|executed|re-?executed)\s+(?:(?:the|a|this|my|script|command|query|program|file|code)\s+)*|"
     r"(?:运行|执行)了\s*(?:脚本|命令|查询)?\s*)(?:`(?P<code>[^`\n]+)`|(?P<file>[\w./-]+\.(?:py|sh|sql|js|ipynb)\b))",
     re.IGNORECASE,
 )
@@ -55,6 +55,15 @@ _COMMANDED = re.compile(
     r"\b(?:changes?|fix|files?|work) (?:was|were|has been|have been) (committed)\b",
     re.IGNORECASE,
 )
+# A file that is made of another: "converted a.csv to a.json".
+_TURNED = re.compile(
+    r"\b(?:converted|compressed|zipped|copied|duplicated|backed up|split|merged|concatenated)\b[^;\n]*"
+    r"\b(?:to|into|as)\s+[`*'\"]*$",
+    re.IGNORECASE,
+)
+_BY_OTHERS = re.compile(r"\bby (?:the|our|an?|someone|his|her|their)\b", re.IGNORECASE)
+_MINE = re.compile(r"\b(?:I|we)\b", re.IGNORECASE)
+_OF = re.compile(r"\b(?:of|from|de|des|du|von|aus)\s+[`*'\"]*$", re.IGNORECASE)
 _IF = re.compile(r"\b(?:if|once|unless|whether|provided that|as soon as)\b[^,;:]*$", re.IGNORECASE)
 _PASSED = re.compile(
     r"\btests?\b[^.!?\n]{0,40}?\b(?:pass(?:es|ed|ing)?|succeed(?:s|ed)?|(?:are|is|were) (?:all )?green)\b|"
@@ -154,8 +163,12 @@ def _words(sentence: str) -> str:
 
 def _claims(sentence: str, world: _World) -> list[tuple[int, int, tuple[bool, str]]]:
     claims: list[tuple[int, int, tuple[bool, str]]] = []
-    if _WROTE.search(_words(sentence)):
-        files = [m for m in _FILE.finditer(sentence) if _is_object(sentence, m)]
+    wrote = bool(_WROTE.search(_words(sentence)))
+    if _MINE.search(sentence) or not _BY_OTHERS.search(sentence):
+        files = [
+            m for m in _FILE.finditer(sentence)
+            if (wrote and _is_object(sentence, m)) or _TURNED.search(sentence, 0, m.start())
+        ]  # fmt: skip
         claims += [(m.start(1), m.end(1), world.file_was_written(m[1])) for m in files]
     if (passed := _PASSED.search(sentence)) and not _PEOPLE.search(sentence):
         counts = [int(n) for n in re.findall(r"\d+", sentence)]
@@ -163,12 +176,14 @@ def _claims(sentence: str, world: _World) -> list[tuple[int, int, tuple[bool, st
     if done := _OUTSIDE.search(sentence):
         claims.append((*done.span(), world.acted_outside()))
     for m in _FILE.finditer(sentence):
-        if (gone := _REMOVED.search(sentence, 0, m.start())) or _WAS_REMOVED.match(sentence, m.end()):
+        gone = None if re.match("['\u2019]s\\b", sentence[m.end() :]) else _REMOVED.search(sentence, 0, m.start())
+        if gone or _WAS_REMOVED.match(sentence, m.end()):
             claims.append((m.start(1), m.end(1), world.file_is_gone(m[1])))
             claims += _new_name(sentence, m, gone, world)
     for ran in _RAN.finditer(sentence):
         what = ran["code"] or ran["file"]
-        claims.append((*ran.span("code" if ran["code"] else "file"), world.was_run(what)))
+        words = re.findall(r"\w+", what) if ran["code"] else [what.rpartition("/")[2]]
+        claims.append((*ran.span("code" if ran["code"] else "file"), world.was_run(what, words)))
     if acted := _COMMANDED.search(sentence):
         claims.append((*acted.span(), world.was_commanded((acted[1] or acted[2]).lower())))
     return sorted(claim for claim in claims if not _IF.search(sentence, 0, claim[0]))
@@ -194,7 +209,9 @@ def _is_object(sentence: str, file: re.Match[str]) -> bool:
     if before:
         begin = max([before[-1].end(), *(b for _, b in names if b <= file.start())])
         return not _SOURCE_OF.search(sentence, begin, file.start())
-    return any(_WAS.fullmatch(sentence, file.end(), v.start()) for v in verbs)
+    return any(_WAS.fullmatch(sentence, file.end(), v.start()) for v in verbs) and not _OF.search(
+        sentence, 0, file.start()
+    )
 
 
 class _World:
@@ -219,9 +236,10 @@ class _World:
 
     def file_is_gone(self, name: str) -> tuple[bool, str]:
         """Whether a file that was given, or that a call had made, is no longer there."""
-        if any(_is_same(path, name) for path in self._there()):
+        there = self._there()
+        known = {p for p in (*there, *self.given, *(p for s in self.steps for p in s.files)) if _is_same(p, name)}
+        if known and known <= there:
             return False, f"{name} is still there"
-        known = any(_is_same(path, name) for path in (*self.given, *(p for s in self.steps for p in s.files)))
         if known or any(step.was_executed and name.rpartition("/")[2] in _program(step) for step in self.steps):
             return True, f"{name} is no longer there"
         return False, f"no call touched {name}"
@@ -233,11 +251,8 @@ class _World:
             return ({*self.given} - {*(files.get("removed") or {})}) | {*(files.get("added") or {})}
         return {*next((step.files for step in reversed(self.steps) if step.files), self.given)}
 
-    def was_run(self, what: str) -> tuple[bool, str]:
-        """Whether one call's program has all words of `what`: a command is seldom told as it was
-        typed.
-        """
-        words = re.findall(r"\w+", what)
+    def was_run(self, what: str, words: Sequence[str]) -> tuple[bool, str]:
+        """Whether one call's program has all `words`: a command is seldom told as it was typed."""
         for step in self.steps:
             if step.was_executed and all(word in _program(step) for word in words):
                 return True, step.label
