@@ -472,3 +472,36 @@ def test_another_error_ends_it_at_once() -> None:
 
     with pytest.raises(ConfigError, match="no"):
         list(concurrently(iter([1, 2, 3]).__next__, broken, 2))
+
+
+# -- answers of a form -----------------------------------------------------------------------------
+
+SCHEMA = {"type": "object"}
+
+
+def test_a_form_is_asked_for_as_openais_api_has_it() -> None:
+    with FakeEndpoint(lambda body: "{}") as server:
+        ask(server, schema=SCHEMA)
+        ask(server)
+    first, second = server.asked
+    assert first["response_format"] == {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}
+    assert "response_format" not in second
+
+
+@pytest.mark.parametrize("status", [400, 404, 422, 500, 501])
+def test_a_server_that_takes_no_form_is_asked_without_it_from_then_on(status: int) -> None:
+    def answer(body: dict[str, Any]) -> Any:
+        return (status, "response_format is not supported") if "response_format" in body else "{}"
+
+    with FakeEndpoint(answer) as server:
+        client = EndpointClient(server.url, "m", patience=(0.01, 0.01, 0.01))
+        with contextlib.closing(client):
+            assert [client.complete(request(schema=SCHEMA)).text for _ in range(2)] == ["{}", "{}"]
+        assert ["response_format" in body for body in server.asked] == [True, False, False]
+
+
+def test_what_is_wrong_without_the_form_too_is_told() -> None:
+    with FakeEndpoint(lambda body: (401, "no")) as server, pytest.raises(ConfigError, match="wants a key"):
+        ask(server, schema=SCHEMA)
+    with FakeEndpoint(lambda body: (400, "no such thing")) as server, pytest.raises(RequestFailed, match="no such"):
+        ask(server, schema=SCHEMA)

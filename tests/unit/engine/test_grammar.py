@@ -99,3 +99,12 @@ def test_two_samples_have_a_guide_each(chat, grammars: Grammars) -> None:
     )  # fmt: skip
     (samples,) = model.engine.run([request])
     assert all(0 <= json.loads(answer(s))["x"] <= 9 for s in samples)
+
+
+def test_a_schema_that_no_guide_can_hold_leaves_the_model_free(
+    grammars: Grammars, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert grammars.for_schema(POINT) is not None
+    assert grammars.for_schema({"type": "wibble"}) is None
+    monkeypatch.setattr("qwq.engine.grammar.find_spec", lambda name: None)  # llguidance is not installed
+    assert grammars.for_schema(POINT) is None
