@@ -153,7 +153,7 @@ def _text(content: Any) -> tuple[str, str]:
     if content is None or isinstance(content, str):
         return content or "", ""
     if not isinstance(content, list):
-        raise _OddShapeError(f"its content is a {type(content).__name__}, neither text nor parts")
+        raise _OddShapeError("its content is neither text nor a list of parts")
     texts: list[str] = []
     thoughts: list[str] = []
     for part in content:

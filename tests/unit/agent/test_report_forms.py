@@ -41,6 +41,24 @@ def test_a_power_of_ten_is_rounded_as_it_is_shown() -> None:
         assert check_numbers(f"The flux is {text}.", given)[0].source == source, text
 
 
+CHANGES = NumberSource("cell 1", "growth: 0.0375\nchange: -12.5\nrefunds: -1830.55\nPaid vs Organic revenue: +20.92%")
+
+
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        ("The change was -12.5.", "cell 1"),
+        ("The change was +12.5.", None),  # nor is it 0.0375 - -12.5
+        ("Refunds of 1,830.55 were paid.", "cell 1"),
+        ("Refunds came to +1,830.55.", None),
+        ("Paid revenue is 20.92% higher than that of Organic.", "cell 1"),
+        ("Revenue fell by 20.92% from Organic to Paid.", None),
+    ],
+)
+def test_a_sign_is_not_turned(text: str, source: str | None) -> None:
+    assert check_numbers(text, [CHANGES])[0].source == source
+
+
 def test_so_many_in_a_hundred_is_a_share_and_may_be_a_count() -> None:
     (number,) = read_numbers("Right in 86 out of 100 cases.")
     assert (number.value, number.share, number.is_odds) == (86, 100, True)

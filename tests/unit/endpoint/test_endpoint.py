@@ -238,7 +238,7 @@ def test_an_ending_that_no_model_makes_is_the_servers_failure(finish: Any) -> No
         ({"choices": [7]}, "not of OpenAI's shape"),
         ({"choices": None}, "an answer without choices"),
         ({"choices": [None]}, r"shape: \{"),
-        ({"choices": [{"message": {"content": {"a": 1}}, "finish_reason": "stop"}]}, r"shape \(its content is a dict"),
+        ({"choices": [{"message": {"content": {"a": 1}}, "finish_reason": "stop"}]}, r"shape \(its content is neither"),
         ({"choices": [{"message": {"content": "a", "tool_calls": ["f"]}, "finish_reason": "stop"}]}, r"shape: \{"),
         ({"choices": [{"message": {"content": "a"}, "finish_reason": "error", "error": {"code": 502}}]}, '"code": 502'),
         (["no object"], "an answer without choices"),

@@ -226,7 +226,8 @@ def _terms(number: WrittenNumber, a: Operand, b: Operand, words: Words) -> Itera
     factor = number.share / a.share if a.share and not in_points else 1.0
     if not _are_alike(a.figure, b.figure):
         return
-    if words.differs and a.value >= b.value:
+    if words.differs and a.value >= b.value and not 0 < abs(a.value * factor) < number.step / 2:
+        # What is too small to be seen would turn the other one's sign: 0.003 - -12.5.
         yield (a.value - b.value) * factor, Derivation(a.source, f"{a.text} - {b.text}", True)
     if words.adds and _are_alike(a.figure, b.figure, is_sum=True):
         yield (a.value + b.value) * factor, Derivation(a.source, f"{a.text} + {b.text}")

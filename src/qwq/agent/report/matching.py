@@ -22,8 +22,8 @@ _LOSS = re.compile(r"drop|decline|decrease|fall|loss|reduc|下降|减少", re.IG
 _BASIS = re.compile(r"basis|bps|\bbp\b", re.IGNORECASE)
 _DOWN = re.compile(
     r"\b(?:fell|fall(?:s|ing|en)?|declin\w*|drop\w*|decreas\w*|reduc\w*|lower\w*|down|lost|loss(?:es)?|negativ\w*|"
-    r"invers\w*|minus|below|shr[aiu]nk\w*|contract\w*|slip\w*|slid\w*|under|less|deficit|cut\w*|cool\w*|shorter|smaller|"
-    r"tak(?:es|ing) off|took off|dip\w*|los\w+|cost\w*|early|earlier|ahead of)"
+    r"invers\w*|minus|below|shr[aiu]nk\w*|contract\w*|slip\w*|slid\w*|under|less|deficit|refund\w*|outflow\w*|debits?|cut\w*|"
+    r"cool\w*|shorter|smaller|tak(?:es|ing) off|took off|dip\w*|los\w+|cost\w*|early|earlier|ahead of)"
     r"|下降|减少|下跌|下滑|降低|负|亏损",
     re.IGNORECASE,
 )
@@ -131,7 +131,7 @@ class Figures:
             return False
         way = 0 if place.is_cell else direction(place.text, place.start, place.start + len(number.text))
         if value == 0 or (value < 0) == (number.value < 0):
-            is_change = bool(_CHANGE.search(" ".join(figure.labels)))
+            is_change = figure.text.startswith("+") or bool(_CHANGE.search(" ".join(figure.labels)))
             fell = _FELL_BY.search(place.text[: place.start])
             # A fall by -3 is a rise, and so is what the call calls a change and gives as a plus.
             if fell and (number.value < 0 or (value > 0 and is_change)):
