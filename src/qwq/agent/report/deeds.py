@@ -12,7 +12,7 @@ English and Chinese.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,7 @@ _TURNED = re.compile(
 _BY_OTHERS = re.compile(r"\bby (?:the|our|an?|someone|his|her|their)\b", re.IGNORECASE)
 _MINE = re.compile(r"\b(?:I|we)\b", re.IGNORECASE)
 _OF = re.compile(r"\b(?:of|from|de|des|du|von|aus)\s+[`*'\"]*$", re.IGNORECASE)
+_PART_OF_IT = re.compile("['\u2019]s\\b")
 _IF = re.compile(r"\b(?:if|once|unless|whether|provided that|as soon as)\b[^,;:]*$", re.IGNORECASE)
 _PASSED = re.compile(
     r"\btests?\b[^.!?\n]{0,40}?\b(?:pass(?:es|ed|ing)?|succeed(?:s|ed)?|(?:are|is|were) (?:all )?green)\b|"
@@ -161,37 +162,47 @@ def _words(sentence: str) -> str:
     return _FILE.sub(" ", sentence)
 
 
-def _claims(sentence: str, world: _World) -> list[tuple[int, int, tuple[bool, str]]]:
-    claims: list[tuple[int, int, tuple[bool, str]]] = []
-    wrote = bool(_WROTE.search(_words(sentence)))
-    if _MINE.search(sentence) or not _BY_OTHERS.search(sentence):
-        files = [
-            m for m in _FILE.finditer(sentence)
-            if (wrote and _is_object(sentence, m)) or _TURNED.search(sentence, 0, m.start())
-        ]  # fmt: skip
-        claims += [(m.start(1), m.end(1), world.file_was_written(m[1])) for m in files]
+_Claim = tuple[int, int, tuple[bool, str]]  # where it is, whether it is proven, and how
+
+
+def _claims(sentence: str, world: _World) -> list[_Claim]:
+    claims = [*_writes(sentence, world), *_removals(sentence, world), *_runs(sentence, world)]
     if (passed := _PASSED.search(sentence)) and not _PEOPLE.search(sentence):
         counts = [int(n) for n in re.findall(r"\d+", sentence)]
         claims.append((*passed.span(), world.tests_passed(counts)))
     if done := _OUTSIDE.search(sentence):
         claims.append((*done.span(), world.acted_outside()))
-    for m in _FILE.finditer(sentence):
-        gone = None if re.match("['\u2019]s\\b", sentence[m.end() :]) else _REMOVED.search(sentence, 0, m.start())
-        if gone or _WAS_REMOVED.match(sentence, m.end()):
-            claims.append((m.start(1), m.end(1), world.file_is_gone(m[1])))
-            claims += _new_name(sentence, m, gone, world)
-    for ran in _RAN.finditer(sentence):
-        what = ran["code"] or ran["file"]
-        words = re.findall(r"\w+", what) if ran["code"] else [what.rpartition("/")[2]]
-        claims.append((*ran.span("code" if ran["code"] else "file"), world.was_run(what, words)))
-    if acted := _COMMANDED.search(sentence):
-        claims.append((*acted.span(), world.was_commanded((acted[1] or acted[2]).lower())))
     return sorted(claim for claim in claims if not _IF.search(sentence, 0, claim[0]))
 
 
-def _new_name(
-    sentence: str, file: re.Match[str], gone: re.Match[str] | None, world: _World
-) -> list[tuple[int, int, tuple[bool, str]]]:
+def _writes(sentence: str, world: _World) -> Iterator[_Claim]:
+    """Files that were written, or made of others; not what somebody else did."""
+    if _BY_OTHERS.search(sentence) and not _MINE.search(sentence):
+        return
+    wrote = bool(_WROTE.search(_words(sentence)))
+    for m in _FILE.finditer(sentence):
+        if (wrote and _is_object(sentence, m)) or _TURNED.search(sentence, 0, m.start()):
+            yield m.start(1), m.end(1), world.file_was_written(m[1])
+
+
+def _removals(sentence: str, world: _World) -> Iterator[_Claim]:
+    for m in _FILE.finditer(sentence):
+        gone = None if _PART_OF_IT.match(sentence, m.end()) else _REMOVED.search(sentence, 0, m.start())
+        if gone or _WAS_REMOVED.match(sentence, m.end()):
+            yield m.start(1), m.end(1), world.file_is_gone(m[1])
+            yield from _new_name(sentence, m, gone, world)
+
+
+def _runs(sentence: str, world: _World) -> Iterator[_Claim]:
+    for ran in _RAN.finditer(sentence):
+        what = ran["code"] or ran["file"]
+        words = re.findall(r"\w+", what) if ran["code"] else [what.rpartition("/")[2]]
+        yield *ran.span("code" if ran["code"] else "file"), world.was_run(what, words)
+    if acted := _COMMANDED.search(sentence):
+        yield *acted.span(), world.was_commanded((acted[1] or acted[2]).lower())
+
+
+def _new_name(sentence: str, file: re.Match[str], gone: re.Match[str] | None, world: _World) -> list[_Claim]:
     """The claim of the file that another was renamed to."""
     if gone is None or (gone["verb"] or "").lower() not in ("renamed", "moved"):
         return []
