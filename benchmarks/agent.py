@@ -6,13 +6,16 @@ time to the first token of a late turn.
     python benchmarks/agent.py --model FOLDER           # first tokens of a real model
     python benchmarks/agent.py --peers ENV/bin/python   # ENV has smolagents, qwen-agent, ipykernel
 
-All run in one call on one machine, with a model that gives the calls that a script tells it, and
-a tool that returns a few words. Steps are CPU milliseconds of the process, so load beside it
-matters little. A step is the mean of a run, and of five runs the median. Ours writes and hashes
-every event to disk; the others keep their steps in memory. A cell and a session's start are wall
-time. For first tokens the engine draws one token of each turn (prefix cache on), and the turn is
-then a scripted call of the same length each time, so that every turn brings the same number of
-new tokens. The last lines are JSON: name, ours, theirs, ratio (ours / theirs).
+All run in one call on one machine, ours and theirs in turn, ROUNDS times, with a model that gives
+the calls that a script tells it, and a tool that returns a few words. Steps are CPU milliseconds of
+the process, so load beside it matters little. A step is the mean of a run, and of five runs the
+median. Ours writes and hashes every event to disk; the others keep their steps in memory. A cell
+and a session's start are wall time. For first tokens the engine draws one token of each turn
+(prefix cache on), and the turn is then a scripted call of the same length each time, so that every
+turn brings the same number of new tokens; beside their ratio stands that of the multiplications:
+new tokens attend to all before them, which a small model feels most. Figures are medians of the
+rounds with the lowest and the highest. The last lines are JSON: name, ours, theirs, ratio (ours /
+theirs) and its range.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
+from arguments import at_least
 from scripted_policy import ScriptedPolicy
 from tiny import random_model
 
@@ -43,6 +47,7 @@ from qwq.engine.options import EngineOptions
 from qwq.engine.sampler import SamplingParams
 from qwq.engine.scheduler import Engine
 from qwq.envs.toolbox import Effect, Toolbox, ToolResult, Toolset, ToolSpec, make_toolsets, tool_schema, workspace_for
+from qwq.model.config import ModelConfig
 from qwq.rollout.policies.local import EnginePolicy
 from qwq.rollout.policy import NextRequest, TurnRequest
 from qwq.text.response import parse
@@ -172,13 +177,22 @@ def small_engine() -> LoadedModel | SimpleNamespace:
     shape = {"hidden_size": 512, "intermediate_size": 1536, "num_layers": 8, "num_heads": 8, "num_kv_heads": 2}
     model = random_model(chat.tokenizer.vocab_size, max_positions=16_384, head_dim=64, scale=0.02, **shape).eval()
     engine = Engine(TorchBackend(model, kv_tokens=1 << 14), chat.tokenizer, max_running=1)
-    return SimpleNamespace(engine=engine, chat=chat, name="random weights")
+    return SimpleNamespace(engine=engine, chat=chat, name="random weights", config=model.config)
+
+
+def multiplications(config: ModelConfig, num_new: int, num_all: int) -> float:
+    """Of the last `num_new` of `num_all` tokens: weights, then keys and values before each."""
+    width, heads = config.hidden_size, config.num_heads * config.head_dim
+    kv_heads = config.num_kv_heads * config.head_dim
+    weights = 2 * width * heads + 2 * width * kv_heads + 3 * width * config.intermediate_size
+    return config.num_layers * num_new * (weights + 2 * heads * (num_all - num_new / 2))
 
 
 def first_tokens(model: str | None, num_turns: int = 22) -> dict[str, float]:
     """Milliseconds to the first token at turns 2 and 20, medians of three runs, and their ratio."""
     options = EngineOptions(max_model_len=8192, max_num_seqs=1)
-    policy = EnginePolicy(load_engine(model, options) if model else small_engine())
+    loaded = load_engine(model, options) if model else small_engine()
+    policy = EnginePolicy(loaded)
     early, late = [], []
     for _ in range(4):
         timed = FirstTokens(policy, num_turns)
@@ -194,10 +208,12 @@ def first_tokens(model: str | None, num_turns: int = 22) -> dict[str, float]:
         early.append(1e3 * statistics.median(timed.seconds[1:4]))
         late.append(1e3 * statistics.median(timed.seconds[18:21]))
     second, twentieth = statistics.median(early[1:]), statistics.median(late[1:])
+    work = [multiplications(loaded.config, timed.num_new[n - 1], sum(timed.num_new[:n])) for n in (2, 20)]
     return {
         f"first token, turn 2 of {sum(timed.num_new[:2])} tokens, {timed.num_new[1]} new": second,
         f"first token, turn 20 of {sum(timed.num_new[:20])} tokens": twentieth,
         "first token, turn 20 / turn 2": twentieth / second,
+        "multiplications, turn 20 / turn 2": work[1] / work[0],
     }
 
 
@@ -227,26 +243,40 @@ def ours_of(name: str) -> str:
     return "step, 18 steps" if "18" in name else "step, 40 steps" if "40" in name else "cell, wall"
 
 
+def peers(python: str) -> dict[str, float]:
+    done = subprocess.run([python, str(PEERS)], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"error: {PEERS.name}: {done.stderr[-800:]}")
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def spread(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):8.3f}  [{min(values):.3f}, {max(values):.3f}]"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", help="Python of an environment with smolagents, qwen-agent and ipykernel")
     parser.add_argument("--model", help="model folder for the first tokens (default: random weights)")
+    parser.add_argument("--rounds", type=at_least(1), default=3)
     args = parser.parse_args()
-    figures = ours() | first_tokens(args.model)
-    for name, value in figures.items():
+    mine: dict[str, list[float]] = {}
+    theirs: dict[str, list[float]] = {}
+    for _ in range(args.rounds):
+        for name, value in ours().items():
+            mine.setdefault(name, []).append(value)
+        for name, value in (peers(args.peers) if args.peers else {}).items():
+            theirs.setdefault(name, []).append(value)
+    for name, values in {**mine, **theirs}.items():
+        print(f"{name:44} {spread(values)}")
+    for name, value in first_tokens(args.model).items():
         print(f"{name:44} {value:8.3f}")
-    if args.peers is None:
-        return
-    done = subprocess.run([args.peers, str(PEERS)], capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"error: {PEERS.name}: {done.stderr[-800:]}")
-    theirs = json.loads(done.stdout.splitlines()[-1])
-    for name, value in theirs.items():
-        print(f"{name:44} {value:8.3f}")
-    for name, value in theirs.items():
-        mine = figures[ours_of(name)]
-        row = {"name": name, "ours": round(mine, 3), "theirs": round(value, 3), "ratio": round(mine / value, 2)}
-        print(json.dumps(row))
+    for name, values in theirs.items():
+        ratios = [our / their for our, their in zip(mine[ours_of(name)], values, strict=True)]
+        row = {"name": name, "ours": statistics.median(mine[ours_of(name)]), "theirs": statistics.median(values)}
+        row |= {"ratio": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
+        print(json.dumps({key: value if key == "name" else round(value, 3) for key, value in row.items()}))
 
 
 if __name__ == "__main__":
