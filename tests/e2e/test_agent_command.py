@@ -360,10 +360,13 @@ def test_a_reader_that_is_not_installed_is_said_at_the_start(
 def test_inputs_are_those_that_the_run_was_given(
     told: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Another file below inputs/ changes nothing; one that is gone or cut is named."""
+    """Another file below inputs/ changes nothing; one that is gone, cut or changed is named."""
     path = told / "inputs" / "sales.csv"
     (told / "inputs" / "stray.csv").write_bytes(b"a\n1\n")
     assert run(["agent", "replay", str(told)]) == 0
+    path.write_bytes(SALES.swapcase())
+    with pytest.raises(UsageError, match=r"sales.csv is not the file that the run was given: put it back"):
+        run(["agent", "replay", str(told)])
     path.write_bytes(SALES[:-1])
     with pytest.raises(UsageError, match=r"sales.csv is of 23 bytes, the run was given 24 bytes: put it back"):
         run(["agent", "replay", str(told)])

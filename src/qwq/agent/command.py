@@ -209,7 +209,7 @@ def policy_of(
 def toolbox_of(first: Event, out: Path) -> Toolbox:
     """The toolbox of a run's first event, on a fresh workspace with the run's files."""
     mcp = Path(first["mcp"]) if first["mcp"] else None
-    files, hosts = AgentFolder(out).read_inputs(first["files"]), first["allow_hosts"]
+    files, hosts = AgentFolder(out).read_inputs(first), first["allow_hosts"]
     return make_toolbox(first["toolsets"], files, first["box_mb"], mcp=mcp, allow_hosts=hosts)
 
 

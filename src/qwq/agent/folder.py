@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qwq.agent.events import sha256
+from qwq.agent.events import Event, sha256
 from qwq.common.files import write_atomic
 from qwq.envs.toolbox import Artefact
 from qwq.envs.workspace import is_safe
@@ -58,11 +58,16 @@ class AgentFolder:
     def keep_inputs(self, files: Mapping[str, bytes]) -> None:
         _write_all(self.inputs, files)
 
-    def read_inputs(self, sizes: Mapping[str, int]) -> dict[str, bytes]:
-        """What `keep_inputs` wrote, by the sizes of the first event: nothing else that lies there.
-        DataError where a file is absent or not of its size.
+    def read_inputs(self, first: Event) -> dict[str, bytes]:
+        """What `keep_inputs` wrote, by the run's first event: nothing else that lies there.
+
+        DataError where a file is absent or another one. Logs of older versions hold sizes alone.
         """
-        return {name: self._input(name, size) for name, size in sizes.items()}
+        files = {name: self._input(name, size) for name, size in first["files"].items()}
+        for name, digest in first.get("sha256", {}).items():
+            if sha256(files[name]) != digest:
+                raise DataError(f"{self.inputs / name} is not the file that the run was given: put it back from a copy")
+        return files
 
     def _input(self, name: str, size: int) -> bytes:
         path = self.inputs / name

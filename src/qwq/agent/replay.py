@@ -85,7 +85,7 @@ def _run(
 ) -> tuple[dict[str, CallOutput], list[str]]:
     first = first_of(events, out, ("toolsets", "box_mb", "files"))
     names = [name for name in first["toolsets"] if name in IN_TASKS]
-    toolbox = make_toolbox(names, AgentFolder(out).read_inputs(first["files"]), first["box_mb"])
+    toolbox = make_toolbox(names, AgentFolder(out).read_inputs(first), first["box_mb"])
     made: dict[str, CallOutput] = {}
     skipped: list[str] = []
     try:

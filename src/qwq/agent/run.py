@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from qwq.agent.approvals import NO_RULES, Approvals
-from qwq.agent.events import FORMAT, Event, EventKind, EventLog
+from qwq.agent.events import FORMAT, Event, EventKind, EventLog, sha256
 from qwq.agent.folder import AgentFolder, resume_command
 from qwq.agent.recorded import AnswerCheck, RecordedTools, decide
 from qwq.agent.report import write_report
@@ -243,6 +243,7 @@ def _setup(
         "sampling": asdict(settings.params), "seed": settings.seed, "thinking_budget": settings.thinking_budget,
         "compaction": settings.compaction.value,
         "approvals": approvals.to_dict(), "files": {name: len(data) for name, data in settings.files.items()},
+        "sha256": {name: sha256(data) for name, data in settings.files.items()},
         **settings.about, "versions": _versions(),
     }  # fmt: skip
 
