@@ -12,8 +12,8 @@ the process, so load beside it matters little. A step is the mean of a run, and 
 median. Ours writes and hashes every event to disk; the others keep their steps in memory. A cell
 and a session's start are wall time. For first tokens the engine draws one token of each turn
 (prefix cache on), and the turn is then a scripted call of the same length each time, so that every
-turn brings the same number of new tokens; beside their ratio stands that of the multiplications:
-new tokens attend to all before them, which a small model feels most. Figures are medians of the
+turn brings the same number of new tokens. The ratio of their multiplications is printed, too: new
+tokens attend to all before them, which costs a small model most. Figures are medians of the
 rounds with the lowest and the highest. The last lines are JSON: name, ours, theirs, ratio (ours /
 theirs) and its range.
 """

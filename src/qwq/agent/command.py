@@ -148,8 +148,8 @@ def _play(
     except (InfraError, ServerRefuses) as error:
         events = read_run(out) if (out / EVENTS).is_file() else []
         # A key or an address that was never right is wrong usage; later a run breaks off there.
-        begun = isinstance(error, InfraError) or any(event["event"] == EventKind.MODEL_TURN for event in events)
-        if not events or not begun:
+        started = isinstance(error, InfraError) or any(event["event"] == EventKind.MODEL_TURN for event in events)
+        if not events or not started:
             raise
         outcome = _broken_off(events, str(error))
         write_answer(AgentFolder(out), outcome)

@@ -115,9 +115,8 @@ class ProcessGroup:
                 self.registry.file.unlink()
                 return ended
             self._keep(left)
-        names = ", ".join(f"{m.name} (process {m.pid}{_at(m.label)})" for m in left)
         raise InfraError(
-            f"ended: {', '.join(ended) or 'nothing'}; not ended: {names}: {'; '.join(lost.values())}. "
+            f"ended: {', '.join(ended) or 'nothing'}; not ended: {_named(left)}: {'; '.join(lost.values())}. "
             f"`qwq cluster down {shlex.quote(str(self.folder))}` ends the rest once it can be reached; where a host is "
             f"gone for good, delete {self.registry.file}"
         )
@@ -134,15 +133,15 @@ class ProcessGroup:
                 )
 
     def _leave(self, parts: Sequence[ProcessSpec], members: Sequence[RunProcess], lost: dict[str, str]) -> None:
-        """Go on without engines on hosts that cannot be reached.
+        """Leave out engines on hosts that cannot be reached.
 
         InfraError for an engine that is to run there again, and for a trainer: there is only one.
         """
         asked = {(p.name, p.host.label) for p in parts}
         if stuck := [m for m in members if not m.url or (m.name, m.label) in asked]:
-            names = ", ".join(f"{m.name} (process {m.pid}{_at(m.label)})" for m in stuck)
+            why = "; ".join(dict.fromkeys(lost[m.label] for m in stuck))
             raise InfraError(
-                f"not known whether it still runs: {names}: {'; '.join({lost[m.label] for m in stuck})}. Run the same "
+                f"not known whether it still runs: {_named(stuck)}: {why}. Run the same "
                 "command once it can be reached, or give an engine another host; where a trainer's host is gone for "
                 f"good, `qwq cluster down {shlex.quote(str(self.folder))}` and delete {self.registry.file}"
             )
@@ -196,6 +195,10 @@ def _on_each_host(
         results = dict(zip(hosts, pool.map(there, hosts.values()), strict=True))
     lost = {label: str(got) for label, got in results.items() if isinstance(got, InfraError)}
     return [one for got in results.values() if not isinstance(got, InfraError) for one in got], lost
+
+
+def _named(members: Sequence[RunProcess]) -> str:
+    return ", ".join(f"{m.name} (process {m.pid}{_at(m.label)})" for m in members)
 
 
 def _at(label: str) -> str:

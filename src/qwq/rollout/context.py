@@ -17,7 +17,7 @@ from qwq.types import Message, StopReason
 COMPACT_AT = 0.8  # of the context
 CHARS_PER_TOKEN = 3.0  # of messages to a server, which counts tokens only afterwards
 
-# Hears of a compaction before the next turn, and keeps the results that leave the context.
+# Called with a compaction before the next turn; keeps the results that leave the context.
 Compacted = Callable[[Episode, Compaction, int], None]
 
 

@@ -41,8 +41,7 @@ class Episode:
     where that could not be read. `messages` are the turns and results after the problem's own
     messages. `calls` and `results` run parallel; a malformed call is in neither and counted in
     `num_malformed`. `forced` is the limit that took the tools from the last turn. `failure` says
-    why there is no sample: server or tool
-    machinery failed.
+    why there is no sample: server or tool machinery failed.
     """
 
     job: EpisodeJob

@@ -33,7 +33,7 @@ _WROTE = re.compile(
     r"已?(?:写入|写到|保存|存为|生成|创建|导出|更新|修改|修复)",
     re.IGNORECASE,
 )
-# The word stands right before the file: "removed 3 rows of data.csv" is another deed.
+# The word has to be right before the file: "removed 3 rows of data.csv" is another deed.
 _REMOVED = re.compile(
     r"\b(?P<verb>deleted|removed|erased|renamed|moved)\s+(?:(?:the|old|original|temporary|empty|input|file)\s+)*[`*'\"]*$|"
     r"(?P<chinese>删除|移除|重命名)了?\s*(?:文件)?\s*[`*'\"]*$",
